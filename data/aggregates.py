@@ -1,0 +1,73 @@
+"""What items did, hour by hour: narwhals expressions, the same on Polars and on Spark.
+
+Time is int64 milliseconds throughout. An aggregate of hour h may be seen by rows of hour h + 1 and later, never by its own hour:
+`item_clock` hands the table to `data.features.ItemClock`, which looks up the hour before.
+"""
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from data.features import HOUR_MS, ItemClock, half_life_hours
+
+
+@nw.narwhalify
+def item_hours(events: nw.LazyFrame) -> nw.LazyFrame:
+    """One row per item and hour with events: `events`, `rating_sum`, `rating_count` of that hour alone, sorted by item and hour.
+
+    `events` holds item_row, timestamp (ms UTC) and rating (null or NaN where nothing was rated).
+    """
+    rated = ~nw.col("rating").is_null() & ~nw.col("rating").cast(nw.Float64).is_nan()
+    return (
+        events.with_columns(
+            hour=nw.col("timestamp") // HOUR_MS,
+            one=nw.lit(1.0),
+            rated=nw.when(rated).then(nw.lit(1.0)).otherwise(nw.lit(0.0)),
+            value=nw.when(rated).then(nw.col("rating").cast(nw.Float64)).otherwise(nw.lit(0.0)),
+        )
+        .group_by("item_row", "hour")
+        .agg(nw.col("one").sum().alias("events"), nw.col("value").sum().alias("rating_sum"), nw.col("rated").sum().alias("rating_count"))
+        .sort("item_row", "hour")
+    )
+
+
+@nw.narwhalify
+def running(hours: nw.LazyFrame, *, half_life_hours: float) -> nw.LazyFrame:
+    """`item_hours` with its counts run up: `popularity` decayed to the end of each hour, ratings summed since the beginning.
+
+    Σ cⱼ·2^((hⱼ−h)/λ) for j ≤ now is 2^((h₀−h)/λ) · Σ cⱼ·2^((hⱼ−h₀)/λ), a running sum that needs no loop. h₀ is the item's first hour.
+    """
+    first = nw.col("hour").min().over("item_row")
+    hours = hours.with_columns(elapsed=(nw.col("hour") - first).cast(nw.Float64) / half_life_hours)
+    hours = hours.with_columns(growth=(nw.col("elapsed") * float(np.log(2.0))).exp())
+    hours = hours.with_columns(weighted=nw.col("events") * nw.col("growth"))
+    return hours.with_columns(
+        nw.col("weighted").cum_sum().over("item_row", order_by="hour").alias("run"),
+        nw.col("rating_sum").cum_sum().over("item_row", order_by="hour").alias("rating_sum"),
+        nw.col("rating_count").cum_sum().over("item_row", order_by="hour").alias("rating_count"),
+    ).with_columns(popularity=nw.col("run") / nw.col("growth"))
+
+
+def item_clock(events: pl.DataFrame, *, half_life_days: float) -> ItemClock:
+    """The clock of all items over `events` (item_row, timestamp, rating); an item's span may be at most 1,000 half-lives.
+
+    Raises:
+        ValueError: the half-life is so short that 2^(span / half-life) leaves float64.
+    """
+    half_life = half_life_hours(half_life_days)
+    hours = item_hours(events.lazy())
+    table = running(hours, half_life_hours=half_life).sort("item_row", "hour").collect()
+    if len(table) and (longest := table["elapsed"].max()) > 1000:
+        raise ValueError(
+            f"half_life_days={half_life_days} is too short for this log: one item's events span {longest:,.0f} half-lives, 1,000 is the most"
+        )
+    ratings = float(table["rating_count"].sum()) if len(table) else 0.0
+    rated = events.filter(pl.col("rating").is_not_null() & pl.col("rating").is_not_nan())
+    return ItemClock(
+        key=(table["item_row"].cast(pl.Int64).to_numpy() << 32) + table["hour"].cast(pl.Int64).to_numpy(),
+        popularity=table["popularity"].to_numpy(),
+        rating_sum=table["rating_sum"].to_numpy(),
+        rating_count=table["rating_count"].to_numpy(),
+        half_life_hours=half_life,
+        prior_rating=float(rated["rating"].cast(pl.Float64).mean()) if ratings else 0.0,
+    )

@@ -1,0 +1,133 @@
+"""An item's content as one vector of numbers, by a recipe fitted once and stored as plain arrays.
+
+Columns, in order: genres (one each), the most frequent tags (one each), text of title, genres and tags (TF-IDF, then truncated SVD),
+the given `content_embedding` where the items table has one, and `NUMERIC`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from data.features import Vocabulary
+from data.schema import SchemaError
+
+NUMERIC = ("year", "has_year", "log_duration", "has_duration", "maturity")
+_WORD = r"(?u)\b\w+\b"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRecipe:
+    """The fitted recipe. `component_TS` maps TF-IDF terms to text columns; `embedding_width` is 0 where none is given."""
+
+    genres: Vocabulary
+    tags: Vocabulary
+    term: tuple[str, ...]
+    idf_T: np.ndarray
+    component_TS: np.ndarray
+    embedding_width: int
+    year_mean: float
+    year_std: float
+
+    @property
+    def width(self) -> int:
+        """F, the number of columns that `features` returns."""
+        return len(self.genres.words) + len(self.tags.words) + self.component_TS.shape[1] + self.embedding_width + len(NUMERIC)
+
+    def features(self, items: pl.DataFrame) -> np.ndarray:
+        """float32 (rows of `items`, F).
+
+        Raises:
+            SchemaError: a content embedding of another width than the one fitted, named by item.
+        """
+        return np.concatenate(
+            [
+                _multi_hot(items["genres"], self.genres),
+                _multi_hot(items["tags"], self.tags),
+                self._text(items),
+                self._given(items),
+                self._numeric(items),
+            ],
+            axis=1,
+        )
+
+    def _text(self, items: pl.DataFrame) -> np.ndarray:
+        if not len(self.term):
+            return np.zeros((len(items), 0), np.float32)
+        vectorizer = TfidfVectorizer(vocabulary={term: row for row, term in enumerate(self.term)}, token_pattern=_WORD, sublinear_tf=True)
+        vectorizer.idf_ = self.idf_T
+        return (vectorizer.transform(texts(items)) @ self.component_TS).astype(np.float32)
+
+    def _given(self, items: pl.DataFrame) -> np.ndarray:
+        if not self.embedding_width:
+            return np.zeros((len(items), 0), np.float32)
+        width = items["content_embedding"].list.len().fill_null(self.embedding_width)
+        if (wrong := width != self.embedding_width).any():
+            row = int(wrong.arg_true()[0])
+            raise SchemaError(
+                f"items, column 'content_embedding', item {items['item_id'][row]!r}: {width[row]} numbers, expected {self.embedding_width}"
+            )
+        zero = pl.lit([0.0] * self.embedding_width, pl.List(pl.Float32))
+        filled = items.select(pl.col("content_embedding").fill_null(zero)).to_series().explode().to_numpy()
+        vector_IE = filled.reshape(len(items), self.embedding_width).astype(np.float32)
+        return vector_IE / np.maximum(np.linalg.norm(vector_IE, axis=1, keepdims=True), 1e-12)
+
+    def _numeric(self, items: pl.DataFrame) -> np.ndarray:
+        year = items["release_date"].dt.year().cast(pl.Float64)
+        duration = items["duration_seconds"].cast(pl.Float64)
+        columns = (
+            ((year - self.year_mean) / self.year_std).fill_null(0.0),
+            year.is_not_null(),
+            (duration.log1p() / 10).fill_null(0.0),
+            duration.is_not_null(),
+            (items["maturity"].cast(pl.Float64) / 18).fill_null(0.0),
+        )
+        return np.stack([column.cast(pl.Float32).to_numpy() for column in columns], axis=1)
+
+
+def texts(items: pl.DataFrame) -> list[str]:
+    """What there is to read of each item: title, genres and tags, one line each."""
+    words = [pl.col("title").fill_null("")] + [pl.col(name).list.join(" ").fill_null("") for name in ("genres", "tags")]
+    return items.select(pl.concat_str(words, separator=" ")).to_series().to_list()
+
+
+def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, seed: int = 0) -> ContentRecipe:
+    """Fit the recipe on the items table: it holds no event, so no event of the future can reach it.
+
+    `text_width` is lowered to what the vocabulary carries; ids without titles, genres or tags have no text columns.
+    """
+    corpus = texts(items)
+    term, idf_T, component_TS = (), np.zeros(0), np.zeros((0, 0), np.float32)
+    if text_width and any(text.strip() for text in corpus):
+        vectorizer = TfidfVectorizer(token_pattern=_WORD, sublinear_tf=True, min_df=min(2, len(items)))
+        try:
+            weight_IT = vectorizer.fit_transform(corpus)
+        except ValueError:  # sklearn's word for: no term stands in two items
+            weight_IT = None
+        if weight_IT is not None and weight_IT.shape[1] > 1:
+            svd = TruncatedSVD(min(text_width, weight_IT.shape[1] - 1), random_state=seed).fit(weight_IT)
+            term, idf_T, component_TS = tuple(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_.T.astype(np.float32)
+    width = items["content_embedding"].list.len().max()
+    year = items["release_date"].dt.year().cast(pl.Float64)
+    tag_counts = items["tags"].explode().drop_nulls().value_counts(sort=True).sort(["count", "tags"], descending=[True, False])
+    return ContentRecipe(
+        genres=Vocabulary.of(items["genres"].explode().drop_nulls().to_list()),
+        tags=Vocabulary.of(tag_counts["tags"].head(tags).to_list()),
+        term=term,
+        idf_T=idf_T,
+        component_TS=component_TS,
+        embedding_width=int(width or 0),
+        year_mean=float(year.mean() or 0.0),
+        year_std=max(float(year.std() or 1.0), 1.0),
+    )
+
+
+def _multi_hot(lists: pl.Series, vocabulary: Vocabulary) -> np.ndarray:
+    """float32 (rows, words): 1 where a row's list holds the word."""
+    long = pl.DataFrame({"row": np.arange(len(lists)), "word": lists}).explode("word").drop_nulls()
+    column = vocabulary.rows(long["word"].to_list())
+    hot = np.zeros((len(lists), len(vocabulary)), np.float32)
+    hot[long["row"].to_numpy(), column] = 1.0
+    return hot[:, 1:]

@@ -1,0 +1,156 @@
+"""Batches for retrieval: tensors live on the training device, a batch is a slice of a shuffled index.
+
+Shapes: B rows · L history length · C moment columns · E events · I catalogue.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.features import pack
+from data.log import Log, Queries, days_before_end, queries
+from data.propensity import Exposure, ips_weight
+from data.split import TEST, TRAIN, VALIDATION
+
+
+class RetrievalBatch(NamedTuple):
+    """Who wanted what, when, after which history. int64 but for the weight (float32)."""
+
+    user_row_B: Tensor
+    item_row_B: Tensor
+    history_row_BL: Tensor
+    event_code_BL: Tensor
+    age_minutes_BL: Tensor
+    moment_BC: Tensor
+    weight_B: Tensor
+
+
+class Events(NamedTuple):
+    """The columns of a log as tensors on one device."""
+
+    offset_U1: Tensor
+    user_row_E: Tensor
+    item_row_E: Tensor
+    event_code_E: Tensor
+    timestamp_E: Tensor
+    moment_EC: Tensor
+    weight_E: Tensor
+
+    @classmethod
+    def of(cls, log: Log, weight_E: np.ndarray, device: torch.device) -> "Events":
+        """`log` on `device`."""
+        columns = (log.offset_U1, log.user_row_E, log.item_row_E, log.event_code_E, log.timestamp_E, log.moment_EC, weight_E)
+        return cls(*(torch.as_tensor(column, device=device) for column in columns))
+
+    def batch(self, event_B: Tensor, *, length: int) -> RetrievalBatch:
+        """Each event as the answer to the question asked just before it happened."""
+        user_row_B, now_B = self.user_row_E[event_B], self.timestamp_E[event_B]
+        history = pack(
+            self.item_row_E, self.event_code_E, self.timestamp_E,
+            start_B=self.offset_U1[user_row_B], end_B=event_B, now_B=now_B, length=length,
+        )  # fmt: skip
+        return RetrievalBatch(user_row_B, self.item_row_E[event_B], *history.arrays(), self.moment_EC[event_B], self.weight_E[event_B])
+
+
+class Batches:
+    """One epoch: the rows of this rank in an order that (seed, epoch) alone decides, so that a resumed run sees what it would have seen.
+
+    The rows that do not fill the last batch wait for another epoch's shuffle. With fewer rows than a batch, the batch is all of them.
+    """
+
+    def __init__(self, row_N: Tensor, make: Callable[[Tensor], NamedTuple], *, batch_size: int, seed: int, epoch: int, rank: int = 0, ranks: int = 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order_N = torch.randperm(len(row_N), generator=generator)[rank::ranks][: len(row_N) // ranks]
+        self.row_N = row_N[order_N.to(row_N.device)]
+        self.make = make
+        self.batch_size = min(batch_size, len(self.row_N))
+
+    def __len__(self) -> int:
+        return len(self.row_N) // self.batch_size
+
+    def __iter__(self) -> Iterator[NamedTuple]:
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield self.make(self.row_N[start : start + self.batch_size])
+
+
+def whole_part(part: int, *, there: bool) -> DataLoader:
+    """A loader of one batch, the number of a part, or of none: an evaluation asks all its questions at once."""
+    return DataLoader([part] if there else [], batch_size=None)
+
+
+class RetrievalData(L.LightningDataModule):
+    """Rows, questions and weights of one log.
+
+    `propensity` estimates how likely each training row was to be shown (`data.propensity`), `floor` bounds its inverse.
+    `recency_half_life_days` halves the weight of a row with its age; null weighs all alike.
+
+    Raises:
+        ValueError: the training part has no liked event.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        batch_size: int,
+        history_length: int,
+        propensity: Callable[[Exposure], np.ndarray],
+        floor: float,
+        recency_half_life_days: float | None,
+        seed: int,
+    ):
+        super().__init__()
+        self.log = log
+        self.batch_size = batch_size
+        self.history_length = history_length
+        self.seed = seed
+        self._asked: dict[int, Queries] = {}
+        self.train_log = log.before(VALIDATION)
+        self.train_event = self.train_log.liked(TRAIN)
+        if not len(self.train_event):
+            raise ValueError(
+                f"the training part has no liked event among {len(self.train_log.item_row_E):,}; is liked_from={log.liked_from} too high?"
+            )
+        self.weight_E = self._weights(propensity, floor, recency_half_life_days)
+
+    def _weights(self, propensity, floor: float, half_life_days: float | None) -> np.ndarray:
+        log, rows = self.train_log, self.train_event
+        exposure = Exposure(log.item_count(), log.item_row_E[rows], log.propensity_E[rows])
+        weight_E = np.zeros(len(log.item_row_E), np.float32)
+        weight_E[rows] = ips_weight(propensity(exposure), floor=floor)
+        if half_life_days is not None:
+            weight_E[rows] *= np.exp2(-days_before_end(log)[rows] / half_life_days)
+        return weight_E / weight_E[rows].mean()
+
+    def train_dataloader(self) -> Batches:
+        """This epoch's batches, on the trainer's device."""
+        trainer = self.trainer
+        device = trainer.strategy.root_device
+        events = Events.of(self.train_log, self.weight_E, device)
+        return Batches(
+            torch.as_tensor(self.train_event, device=device), lambda event_B: events.batch(event_B, length=self.history_length),
+            batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
+        )  # fmt: skip
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation part as one batch: its number, for `questions`. Empty where the split has no such part."""
+        return whole_part(VALIDATION, there=bool(len(self.questions(VALIDATION).user_row_Q)))
+
+    def test_dataloader(self) -> DataLoader:
+        """The test part as one batch: its number, for `questions`."""
+        return whole_part(TEST, there=bool(len(self.questions(TEST).user_row_Q)))
+
+    def questions(self, part: int) -> Queries:
+        """All questions of a part, made once."""
+        if part not in self._asked:
+            self._asked[part] = queries(self.log, part)
+        return self._asked[part]
+
+    def transfer_batch_to_device(self, batch: NamedTuple, device: torch.device, dataloader_idx: int) -> NamedTuple:
+        """Nothing to do: batches are cut on the device, and questions are moved by the task in blocks."""
+        return batch

@@ -1,0 +1,120 @@
+"""What a ranker learns from: groups of items that stood side by side, and what came of each.
+
+From impressions, a group is a slate as it was shown: what was skipped is a real negative. Without impressions a group is a liked event
+beside items that retrieval would have proposed and the user never touched.
+
+Shapes: G groups · K items per group, padded · C moment columns · P impressions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from data.features import is_liked, moment
+from data.log import Log
+
+LABELS = ("click", "complete", "watch_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """Group g was asked at now_G[g] with history events start_G[g] ≤ e < end_G[g] of the log.
+
+    `item_row_GK` is padded with 0 where `there_GK` is False; `label_GKY` is (click 0/1, complete 0/1, seconds watched), NaN where unknown.
+    `propensity_GK` is NaN where the log says nothing.
+    """
+
+    user_row_G: np.ndarray
+    start_G: np.ndarray
+    end_G: np.ndarray
+    now_G: np.ndarray
+    moment_GC: np.ndarray
+    part_G: np.ndarray
+    item_row_GK: np.ndarray
+    there_GK: np.ndarray
+    label_GKY: np.ndarray
+    propensity_GK: np.ndarray
+
+    def where(self, keep_G: np.ndarray) -> "Judgements":
+        """The groups kept."""
+        return Judgements(*(getattr(self, name)[keep_G] for name in self.__slots__))
+
+
+def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> np.ndarray:
+    """For each moment of a user, the position just after their last event strictly before it: int64 (P,)."""
+    times, rank = np.unique(np.concatenate([log.timestamp_E, timestamp_P]), return_inverse=True)
+    key_E = log.user_row_E * len(times) + rank[: len(log.timestamp_E)]
+    return np.searchsorted(key_E, user_row_P * len(times) + rank[len(log.timestamp_E) :], side="left")
+
+
+def shown(log: Log) -> Judgements:
+    """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
+    the part of the user's next event. Impressions of users without any event are left out: they have no row in the log."""
+    tables, split = log.split.tables, log.split
+    user_row = pl.DataFrame({"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64})
+    item_row = pl.DataFrame({"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))}, schema={"item_id": pl.String, "item_row": pl.Int64})
+    home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
+    frame = (
+        tables.impressions.join(user_row, on="user_id", how="inner", maintain_order="left")
+        .join(item_row, on="item_id", how="inner", maintain_order="left")
+        .join(home, on="user_id", how="left", maintain_order="left")
+        .with_columns(region=pl.coalesce("region", "home"))
+        .sort("request_id", "position", maintain_order=True)
+    )
+    group_P = frame["request_id"].rle_id().to_numpy().astype(np.int64)
+    first = np.flatnonzero(np.diff(group_P, prepend=-1))
+    size_G = np.diff(np.append(first, len(group_P)))
+    place_P = np.arange(len(group_P)) - np.repeat(first, size_G)
+    shape = (len(first), int(size_G.max(initial=1)))
+    head = frame[first]
+    now_G, user_row_G = head["timestamp"].to_numpy(), head["user_row"].to_numpy()
+    end_G = events_before(log, user_row_G, now_G)
+
+    def spread(values: np.ndarray, empty: float) -> np.ndarray:
+        table = np.full(shape, empty, values.dtype)
+        table[group_P, place_P] = values
+        return table
+
+    def outcome(name: str) -> np.ndarray:
+        return frame[name].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+
+    labels = [spread(outcome(name), np.nan) for name in ("clicked", "completed", "watch_duration_seconds")]
+    return Judgements(
+        user_row_G, log.offset_U1[user_row_G], end_G, now_G,
+        moment(now_G, head["device"], head["region"], head["subscription_tier"], head["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy(), log.vocabulary),
+        _parts(log, user_row_G, end_G, now_G),
+        spread(frame["item_row"].to_numpy(), 0), spread(np.ones(len(group_P), bool), False), np.stack(labels, axis=2),
+        spread(frame["propensity"].fill_null(float("nan")).to_numpy(), np.nan),
+    )  # fmt: skip
+
+
+def _parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarray) -> np.ndarray:
+    if (cut := log.split.cut_ms) is not None:
+        validation = cut.test if cut.validation is None else cut.validation
+        return (now_G >= validation).astype(np.int8) + (now_G >= cut.test).astype(np.int8)
+    last_G = log.offset_U1[user_row_G + 1] - 1
+    return log.part_E[np.minimum(end_G, last_G)]
+
+
+def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negatives: int, seed: int) -> Judgements:
+    """One group per liked event `event_N`: the event's item first, then `negatives` drawn evenly from `proposal_NK`, what retrieval proposed there.
+
+    Proposals that the user ever touched, in any part, are not drawn: they may be positives of another day. Groups with fewer are padded.
+    """
+    rng = np.random.default_rng(seed)
+    item_count = len(log.catalogue.item_ids)
+    touched = np.unique(log.user_row_E * item_count + log.item_row_E)
+    user_row_N, own_N = log.user_row_E[event_N], log.item_row_E[event_N]
+    free_NK = ~np.isin(user_row_N[:, None] * item_count + proposal_NK, touched) & (proposal_NK >= 0)
+    order_NK = np.where(free_NK, rng.random(proposal_NK.shape), 2.0).argsort(1)[:, :negatives]
+    drawn_NK = np.take_along_axis(proposal_NK, order_NK, 1)
+    there_NK = np.concatenate([np.ones((len(event_N), 1), bool), np.take_along_axis(free_NK, order_NK, 1)], axis=1)
+    item_row_NK = np.where(there_NK, np.concatenate([own_N[:, None], drawn_NK], axis=1), 0)
+    label_NKY = np.full((*item_row_NK.shape, len(LABELS)), np.nan, np.float32)
+    label_NKY[..., 0] = np.where(there_NK, 0.0, np.nan)
+    label_NKY[:, 0, 0] = is_liked(log.event_code_E[event_N])
+    return Judgements(
+        user_row_N, log.offset_U1[user_row_N], event_N, log.timestamp_E[event_N], log.moment_EC[event_N], log.part_E[event_N],
+        item_row_NK, there_NK, label_NKY, np.full(item_row_NK.shape, np.nan),
+    )  # fmt: skip

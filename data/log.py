@@ -1,0 +1,177 @@
+"""The log as arrays: one long run of events sorted by user and time, with everything about items beside it.
+
+Shapes: E events · U users · I catalogue · C moment columns · G genres · F item features · Q queries.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from data.aggregates import item_clock
+from data.content import ContentRecipe, fit_content
+from data.features import DAY_MS, EVENT_TYPE_CODE, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
+from data.schema import Tables
+from data.split import TRAIN, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All items, row by row. `release_day_I` is days since 1970, NaN where unknown."""
+
+    item_ids: tuple[str, ...]
+    feature_IF: np.ndarray
+    genre_IG: np.ndarray
+    release_day_I: np.ndarray
+    recipe: ContentRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Events sorted by user, then time, then item; user u owns offset_U1[u] ≤ e < offset_U1[u + 1].
+
+    `propensity_E` is what the log says of having been shown, NaN where it says nothing.
+    """
+
+    user_ids: tuple[str, ...]
+    offset_U1: np.ndarray
+    user_row_E: np.ndarray
+    item_row_E: np.ndarray
+    event_type_E: np.ndarray
+    event_code_E: np.ndarray
+    rating_E: np.ndarray
+    timestamp_E: np.ndarray
+    part_E: np.ndarray
+    moment_EC: np.ndarray
+    propensity_E: np.ndarray
+    vocabulary: MomentVocabulary
+    catalogue: Catalogue
+    liked_from: float
+    split: Split
+
+    def before(self, part: int) -> "Log":
+        """The log without `part` and what comes after it: what may be known when `part` is asked about."""
+        return self.where(self.part_E < part)
+
+    def where(self, keep_E: np.ndarray) -> "Log":
+        """The log of the events kept; users keep their rows even if nothing of theirs is left."""
+        count_U = np.bincount(self.user_row_E[keep_E], minlength=len(self.user_ids))
+        names = ("user_row_E", "item_row_E", "event_type_E", "event_code_E", "rating_E", "timestamp_E", "part_E", "moment_EC", "propensity_E")
+        return replace(self, offset_U1=np.concatenate([[0], np.cumsum(count_U)]), **{name: getattr(self, name)[keep_E] for name in names})
+
+    def liked(self, part: int) -> np.ndarray:
+        """Which events of `part` are something to learn or to be tested on: event positions, int64."""
+        return np.flatnonzero((self.part_E == part) & is_liked(self.event_code_E))
+
+    def item_count(self, part: int = TRAIN) -> np.ndarray:
+        """How many liked events of `part` each item has: int64 (I,)."""
+        return np.bincount(self.item_row_E[self.liked(part)], minlength=len(self.catalogue.item_ids))
+
+    def clock(self, *, half_life_days: float) -> ItemClock:
+        """Popularity and mean rating of every item by the hour, over the events of this log."""
+        events = pl.DataFrame({"item_row": self.item_row_E, "timestamp": self.timestamp_E, "rating": self.rating_E})
+        return item_clock(events, half_life_days=half_life_days)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """One question per user who has targets in a part. CSR: query q's targets are target_row[target_offset[q]:target_offset[q + 1]].
+
+    `history` is the log that may be seen; query q sees history events start_Q[q] ≤ e < end_Q[q], and its items are `seen`.
+    """
+
+    history: Log
+    user_row_Q: np.ndarray
+    start_Q: np.ndarray
+    end_Q: np.ndarray
+    now_Q: np.ndarray
+    moment_QC: np.ndarray
+    target_offset: np.ndarray
+    target_row: np.ndarray
+    seen_offset: np.ndarray
+    seen_row: np.ndarray
+
+
+def queries(log: Log, part: int) -> Queries:
+    """The questions of `part`: each user's distinct liked items there, asked at the moment of the first of them.
+
+    What is seen is every item of the user's earlier parts, whatever the event. A target that was seen before stays a target.
+    """
+    history = log.before(part)
+    event = log.liked(part)
+    user_row, item_row = log.user_row_E[event], log.item_row_E[event]
+    _, first = np.unique(user_row * len(log.catalogue.item_ids) + item_row, return_index=True)
+    first.sort()
+    event, user_row, item_row = event[first], user_row[first], item_row[first]
+    user_row_Q, start, count = np.unique(user_row, return_index=True, return_counts=True)
+    start_Q, end_Q = history.offset_U1[user_row_Q], history.offset_U1[user_row_Q + 1]
+    seen_offset = np.concatenate([[0], np.cumsum(end_Q - start_Q)])
+    seen = np.repeat(start_Q - seen_offset[:-1], end_Q - start_Q) + np.arange(seen_offset[-1])
+    return Queries(
+        history, user_row_Q, start_Q, end_Q, log.timestamp_E[event[start]], log.moment_EC[event[start]],
+        np.concatenate([[0], np.cumsum(count)]), item_row, seen_offset, history.item_row_E[seen],
+    )  # fmt: skip
+
+
+def read_catalogue(items: pl.DataFrame, recipe: ContentRecipe) -> Catalogue:
+    """The items table by the recipe; an item's row is its place in the table."""
+    feature_IF = recipe.features(items)
+    day = items["release_date"].cast(pl.Int32).cast(pl.Float64).fill_null(float("nan"))
+    return Catalogue(tuple(items["item_id"]), feature_IF, feature_IF[:, : len(recipe.genres.words)], day.to_numpy(), recipe)
+
+
+def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int = 64, tags: int = 128, seed: int = 0) -> Log:
+    """Turn a split into arrays. Vocabularies of device, region and tier hold the words of the training part alone.
+
+    `liked_from` is the rating from which on a rated item counts as liked.
+    """
+    tables = split.tables
+    catalogue = read_catalogue(tables.items, fit_content(tables.items, text_width=text_width, tags=tags, seed=seed))
+    frame = split.events.with_row_index("order")
+    frame = _join_users(_join_propensity(frame, tables), tables).sort("order")
+    train = frame.filter(split.part == TRAIN)
+    vocabulary = MomentVocabulary(*(Vocabulary.of(train[name].unique().to_list()) for name in ("device", "region", "subscription_tier")))
+    user_ids = frame["user_id"].unique(maintain_order=True)
+    user_row_E = frame["user_id"].rle_id().cast(pl.Int64).to_numpy()
+    item_row = dict(zip(catalogue.item_ids, range(len(catalogue.item_ids)), strict=True))
+    event_type_E = frame["event_type"].replace_strict(EVENT_TYPE_CODE, return_dtype=pl.Int64).to_numpy()
+    rating_E = frame["rating"].fill_null(float("nan")).to_numpy()
+    timestamp_E = frame["timestamp"].to_numpy()
+    return Log(
+        user_ids=tuple(user_ids),
+        offset_U1=np.concatenate([[0], np.cumsum(np.bincount(user_row_E, minlength=len(user_ids)))]),
+        user_row_E=user_row_E,
+        item_row_E=np.fromiter((item_row[item_id] for item_id in frame["item_id"]), np.int64, len(frame)),
+        event_type_E=event_type_E,
+        event_code_E=event_code(event_type_E, rating_E, liked_from=liked_from),
+        rating_E=rating_E,
+        timestamp_E=timestamp_E,
+        part_E=np.asarray(split.part, np.int8),
+        moment_EC=moment(
+            timestamp_E, frame["device"], frame["region"], frame["subscription_tier"],
+            frame["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy(), vocabulary,
+        ),
+        propensity_E=frame["propensity"].fill_null(float("nan")).to_numpy(),
+        vocabulary=vocabulary,
+        catalogue=catalogue,
+        liked_from=liked_from,
+        split=split,
+    )  # fmt: skip
+
+
+def _join_propensity(frame: pl.DataFrame, tables: Tables) -> pl.DataFrame:
+    shown = tables.impressions.select("request_id", "item_id", "propensity").unique(["request_id", "item_id"], keep="first")
+    return frame.join(shown, on=["request_id", "item_id"], how="left")
+
+
+def _join_users(frame: pl.DataFrame, tables: Tables) -> pl.DataFrame:
+    """A request's own region stands before the user's home."""
+    home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
+    joined = frame.join(home, on="user_id", how="left")
+    return joined.with_columns(pl.coalesce("region", "home").alias("region")).drop("home")
+
+
+def days_before_end(log: Log) -> np.ndarray:
+    """How many days before the log's last training event each event lies: float64 (E,)."""
+    end = log.timestamp_E[log.part_E == TRAIN].max()
+    return (end - log.timestamp_E) / DAY_MS

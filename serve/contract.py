@@ -1,0 +1,138 @@
+"""What crosses the rooms of serving: the request, what is known of the user, candidates, the slate, and the tensors of each model.
+
+Shapes: B batch · L history length · D width · C moment columns · K candidates · X numbers · H heads · F item features.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+
+import numpy as np
+
+CONTEXTS = ("homepage", "item", "continue", "search-empty")
+MAX_COUNT = 200
+MAX_ID_BYTES = 256
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question: what should this user be shown, here and now? `timestamp` is ms UTC."""
+
+    user_id: str
+    timestamp: int
+    count: int = 25
+    context: str = "homepage"
+    item_id: str | None = None
+    device: str | None = None
+    region: str | None = None
+    mmr_lambda: float = 0.7
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one user did, oldest first; as the store keeps it, so items are ids and not yet rows.
+
+    `event_type_L` holds `data.features.EVENT_TYPE_CODE`, `rating_L` NaN where nothing was rated, `timestamp_L` ms UTC.
+    """
+
+    item_ids: tuple[str, ...]
+    event_type_L: np.ndarray
+    rating_L: np.ndarray
+    timestamp_L: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class UserFields:
+    """What is known of a user besides what they did."""
+
+    region: str | None = None
+    subscription_tier: str | None = None
+    birth_year: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Merged proposals, each item once. Bit s of `source_K` is set where source number s proposed the item."""
+
+    item_row_K: np.ndarray
+    source_K: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One shown item: `score` is a probability, `reason` a sentence that is true, `row` the shelf it stands on."""
+
+    item_id: str
+    title: str
+    score: float
+    reason: str
+    row: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The answer. `answered_by` says how: personalised, popular (nobody in particular) or a fallback's name."""
+
+    request_id: str
+    recommendations: tuple[Recommendation, ...]
+    model_version: str
+    answered_by: str
+    generated_in_ms: float
+    stage_ms: dict[str, float]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, Triton dtype (FP16, FP32, INT64) and shape without the batch dimension; -1 is any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as Triton sees it: inputs in the order of `forward`'s arguments, outputs in the order it returns them."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def user_tower(width: int, moment_columns: int) -> ModelSpec:
+    """History rows (the input half of the item table), event codes (0 pads), ages and the moment → the query vector."""
+    return ModelSpec(
+        "user_tower",
+        (
+            TensorSpec("history", "FP16", (-1, width)),
+            TensorSpec("event_code", "INT64", (-1,)),
+            TensorSpec("age_minutes", "INT64", (-1,)),
+            TensorSpec("moment", "INT64", (moment_columns,)),
+        ),
+        (TensorSpec("query__0", "FP32", (width,)),),
+    )
+
+
+def item_tower(width: int, features: int) -> ModelSpec:
+    """Content features of an item → its row: the input half, then the retrieval vector."""
+    return ModelSpec(
+        "item_tower",
+        (TensorSpec("feature", "FP32", (features,)),),
+        (TensorSpec("row__0", "FP16", (2 * width,)),),
+    )
+
+
+def ranker(width: int, moment_columns: int, numbers: int, heads: int) -> ModelSpec:
+    """Query, moment, candidate rows (input half) and their numbers → one value per candidate and head."""
+    return ModelSpec(
+        "ranker",
+        (
+            TensorSpec("query", "FP32", (width,)),
+            TensorSpec("moment", "INT64", (moment_columns,)),
+            TensorSpec("candidate", "FP16", (-1, width)),
+            TensorSpec("number", "FP32", (-1, numbers)),
+        ),
+        (TensorSpec("value__0", "FP32", (-1, heads)),),
+    )

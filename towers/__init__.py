@@ -1,0 +1,1 @@
+"""From batches to models. Imports `data` and nothing else of ours."""

@@ -1,0 +1,48 @@
+"""The ranker: one trunk, a head for each thing worth predicting.
+
+Shapes: B requests · K candidates · D width · C moment columns · X numbers · H heads (click, complete, watch_seconds).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = ("click", "complete", "watch_seconds")
+
+
+class Ranker(nn.Module):
+    """Query, moment, candidate rows and their numbers to one value per candidate and head.
+
+    The query's part of the first layer is computed once per request and added to every candidate's; query × candidate, element by element,
+    is the cross. `number_mean` and `number_std` (X,) standardise the numbers.
+    """
+
+    def __init__(self, *, width: int, moment_sizes: tuple[int, ...], number_mean: Tensor, number_std: Tensor, hidden: int, dropout: float):
+        super().__init__()
+        self.moment = nn.ModuleList(nn.Embedding(size, hidden) for size in moment_sizes)
+        for table in self.moment:
+            nn.init.normal_(table.weight, std=0.02)
+        self.query = nn.Linear(width, hidden, bias=False)
+        self.candidate = nn.Linear(width, hidden)
+        self.cross = nn.Linear(width, hidden, bias=False)
+        self.number = nn.Linear(len(number_mean), hidden, bias=False)
+        self.trunk = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(dropout))
+        self.head = nn.Linear(hidden // 2, len(HEADS))
+        self.skip = nn.Linear(len(number_mean), len(HEADS), bias=False)
+        self.register_buffer("number_mean", number_mean.clone())
+        self.register_buffer("number_std", number_std.clone())
+
+    def logits(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, H) before any squashing: logits of click and complete, log(1 + seconds) of watching."""
+        user_BD = self.query(query)
+        for column, table in enumerate(self.moment):
+            user_BD = user_BD + table(moment[:, column])
+        candidate_BKD = candidate.to(query.dtype)
+        number_BKX = (number - self.number_mean) / self.number_std
+        first = user_BD.unsqueeze(1) + self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1)) + self.number(number_BKX)
+        return self.head(self.trunk(first)) + self.skip(number_BKX)
+
+    def forward(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, H): probability of a click, probability of completion, seconds expected to be watched."""
+        logit_BKH = self.logits(query, moment, candidate, number)
+        return torch.cat([logit_BKH[..., :2].sigmoid(), torch.expm1(F.relu(logit_BKH[..., 2:]))], dim=-1)

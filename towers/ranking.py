@@ -1,0 +1,150 @@
+"""The ranking task: of what was retrieved, what comes first? It only wires: ranker, losses, figures, and the two stages together.
+
+Shapes: B groups of a batch · K items per group · X numbers · H heads · D width · I catalogue · Q queries.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from torch import Tensor, nn
+
+from data.features import PackedHistory, candidate_numbers
+from towers.evaluation import ItemLists, Ranking, per_user, rank, slices, summary
+from towers.losses import weighted_bce, weighted_squared_error
+from towers.metrics import auc, calibration_error, grouped_auc, log_loss
+from towers.ranking_data import RankingBatch, RankingData, ask, history_at
+
+
+class RankingTask(L.LightningModule):
+    """Trains a ranker on groups. `ranker(width, moment_sizes, number_mean, number_std)` makes it, `optimizer(params)` trains it.
+
+    The loss is the sum over heads of the weighted loss over known labels; `head_weight` says how much each counts.
+    """
+
+    def __init__(
+        self, *, data: RankingData, ranker: Callable[..., nn.Module], head_weight: tuple[float, ...],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], ks: tuple[int, ...] = (10, 20, 100),
+    ):  # fmt: skip
+        super().__init__()
+        self.ranker = ranker(
+            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number_mean=data.number_mean, number_std=data.number_std
+        )
+        self.head_weight, self.make_optimizer, self.ks, self.seed = tuple(head_weight), optimizer, tuple(ks), data.seed
+        self.register_buffer("row_IW", data.model.row_IW, persistent=False)
+        self.width = data.model.width
+        self.register_buffer("count_I", torch.as_tensor(data.log.item_count()), persistent=False)
+        self.rankings: dict[str, Ranking] = {}
+
+    def predict(self, batch: RankingBatch) -> Tensor:
+        """Logits (B, K, H) of a batch."""
+        return self.ranker.logits(batch.query_BD, batch.moment_BC, self.row_IW[batch.item_row_BK, : self.width], batch.number_BKX)
+
+    def training_step(self, batch: RankingBatch, _) -> Tensor:
+        """Each head by its own loss over the labels it knows."""
+        loss = self.loss(batch)
+        self.epoch_loss += loss.detach()
+        self.epoch_rows += int((batch.weight_BK > 0).sum())
+        return loss
+
+    def loss(self, batch: RankingBatch) -> Tensor:
+        """Click and completion by cross-entropy, seconds by squared error of log(1 + seconds)."""
+        logit_BKH, label, weight = self.predict(batch), batch.label_BKY, batch.weight_BK
+        losses = (
+            weighted_bce(logit_BKH[..., 0], label[..., 0], weight_B=weight),
+            weighted_bce(logit_BKH[..., 1], label[..., 1], weight_B=weight),
+            weighted_squared_error(logit_BKH[..., 2], label[..., 2].log1p(), weight_B=weight),
+        )
+        return sum(part * loss for part, loss in zip(self.head_weight, losses, strict=True))
+
+    def validation_step(self, part: int, _) -> None:
+        """Loss and click figures of the held-out groups."""
+        batch = self.trainer.datamodule.held(part)
+        self.log("val/loss", self.loss(batch), batch_size=1)
+        self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, batch_size=1)
+
+    def test_step(self, part: int, _) -> None:
+        """Click figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
+        data: RankingData = self.trainer.datamodule
+        batch = data.held(part)
+        figures = self.judge(batch) if len(batch.query_BD) else {}
+        if len(data.asked.user_row_Q):
+            reranked, alone = self.rerank(data), self.rerank(data, rank_by_dot=True)
+            self.rankings["test"] = reranked
+            self.test_user_row = torch.as_tensor(data.asked.user_row_Q)
+            self.test_history_length = torch.as_tensor(np.diff(data.asked.seen_offset))
+            figures |= summary(per_user(reranked, self.ks))
+            figures |= {f"retrieval_alone/{name}": float(value.mean()) for name, value in per_user(alone, self.ks).items()}
+            figures |= slices(reranked, self.ks, history_length_U=self.test_history_length, train_count_I=self.count_I.cpu())
+        self.log_dict({f"test/{name}": float(value) for name, value in figures.items()}, batch_size=1)
+
+    def judge(self, batch: RankingBatch) -> dict[str, float]:
+        """AUC (over all, and within groups), log loss and calibration of the click head, where both labels are there."""
+        with torch.no_grad():
+            logit_BK = self.predict(batch)[..., 0]
+        known = ~batch.label_BKY[..., 0].isnan() & (batch.weight_BK > 0)
+        logit, label = logit_BK[known].cpu(), batch.label_BKY[..., 0][known].cpu()
+        group = torch.arange(len(logit_BK), device=known.device)[:, None].expand_as(known)[known].cpu()
+        if label.min() == label.max():
+            return {"click_log_loss": log_loss(logit, label)}
+        return {
+            "click_auc": auc(logit, label),
+            "click_gauc": grouped_auc(logit, label, group).value,
+            "click_log_loss": log_loss(logit, label),
+            "click_calibration_error": calibration_error(logit.sigmoid(), label),
+        }
+
+    @torch.no_grad()
+    def rerank(self, data: RankingData, *, rank_by_dot: bool = False) -> Ranking:
+        """Full ranking in two stages: retrieval proposes `depth` unseen items, the ranker orders them, everything else is out."""
+        asked, log = data.asked, data.log
+        ranker = self.ranker.cpu()
+        history = history_at(asked.history, asked.start_Q, asked.end_Q, asked.now_Q, data.model.history_length)
+        query_QD = ask(data.model, history, asked.moment_QC)
+        seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
+        targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
+        history_clock = asked.history.clock(half_life_days=data.half_life_days)
+        seen_user = seen.user_index()
+
+        def score(user_row_B: Tensor) -> Tensor:
+            rows = user_row_B.numpy()
+            score_BI = query_QD[user_row_B] @ data.vector_ID.T
+            mine = torch.isin(seen_user, user_row_B)
+            score_BI[seen_user[mine] - user_row_B[0], seen.item_row[mine]] = -torch.inf
+            best_BK, item_row_BK = score_BI.topk(min(data.depth, score_BI.shape[1]), dim=1)
+            if not rank_by_dot:
+                part = PackedHistory(*(array[rows] for array in history.arrays()))
+                number_BKX = candidate_numbers(
+                    dot_BK=best_BK.nan_to_num(neginf=-1.0).numpy(), item_row_BK=item_row_BK.numpy(), history=part, now_B=asked.now_Q[rows],
+                    clock=history_clock, genre_IG=log.catalogue.genre_IG, release_day_I=log.catalogue.release_day_I,
+                )  # fmt: skip
+                candidate_BKD = data.model.row_IW[item_row_BK, : self.width]
+                moment_BC = torch.as_tensor(asked.moment_QC[rows])
+                best_BK = ranker.logits(query_QD[user_row_B], moment_BC, candidate_BKD, torch.as_tensor(number_BKX))[..., 0]
+            return torch.full_like(score_BI, -torch.inf).scatter_(1, item_row_BK, best_BK)
+
+        everyone = torch.arange(len(query_QD))
+        return rank(score, everyone, targets, seen, item_count=len(data.vector_ID), depth=max(*self.ks, 100), block_users=256)
+
+    def item_rows(self) -> Tensor:
+        """The item table of the retrieval model, (I, 2 D)."""
+        return self.row_IW.float()
+
+    def on_train_epoch_start(self) -> None:
+        """What is random in an epoch depends on seed and epoch alone."""
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        self.epoch_loss, self.epoch_rows, self.epoch_start = torch.zeros((), device=self.device), 0, time.perf_counter()
+
+    def pairs_per_second(self) -> float:
+        """Judged items of this epoch so far by its seconds so far."""
+        return self.epoch_rows / max(time.perf_counter() - self.epoch_start, 1e-9)
+
+    def on_train_epoch_end(self) -> None:
+        """Mean loss and speed of the epoch."""
+        self.log_dict({"train/loss": self.epoch_loss / max(self.trainer.num_training_batches, 1), "train/pairs_per_second": self.pairs_per_second()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser for everything."""
+        return self.make_optimizer(self.ranker.parameters())

@@ -1,0 +1,242 @@
+"""The retrieval task: which items does this user want now? It only wires towers, negatives, loss and optimiser.
+
+Shapes: B rows · L history length · D width · M distinct candidates · R distinct items · I catalogue · Q queries.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from data.datamodule import RetrievalBatch, RetrievalData
+from data.features import pack
+from data.frequency import log_in_batch
+from data.log import Queries
+from towers.evaluation import DotProduct, ItemLists, Ranking, beyond_accuracy, per_user, rank, slices, summary
+from towers.losses import sampled_softmax
+from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
+
+
+class Distinct(NamedTuple):
+    """Distinct rows in rising order, and where each of the rows asked for stands among them."""
+
+    row_R: Tensor
+    place_N: Tensor
+
+
+def distinct(row_N: Tensor, count: int) -> Distinct:
+    """`torch.unique` of rows below `count`, by marking instead of sorting."""
+    there_I = torch.zeros(count, dtype=torch.bool, device=row_N.device)
+    there_I[row_N] = True
+    return Distinct(there_I.nonzero()[:, 0], (there_I.cumsum(0) - 1)[row_N])
+
+
+class Candidates(NamedTuple):
+    """What a batch chooses among: distinct rows, each query's own column, and log P(the row is a candidate)."""
+
+    row_M: Tensor
+    target_B: Tensor
+    log_q_M: Tensor
+
+
+def all_ranks(row_B: Tensor) -> Tensor:
+    """The rows of every process, one process behind the other; those of this one where there is no other."""
+    if not torch.distributed.is_initialized():
+        return row_B
+    gathered = [torch.empty_like(row_B) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, row_B)
+    return torch.cat(gathered)
+
+
+def joint_weight_sum(weight_B: Tensor) -> Tensor:
+    """Σ w over every process, divided by their number.
+
+    Lightning averages gradients over processes. Each divides its weighted losses by this, so that the average is
+    Σ w·loss / Σ w of the joined batch.
+    """
+    total = weight_B.sum()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
+    return total
+
+
+class InBatchNegatives:
+    """The distinct items of the batch (of all processes), and `uniform` more drawn evenly from the catalogue (mixed negatives,
+    Yang et al. 2020, doi:10.1145/3366424.3386195). A candidate drawn twice is one column, so no negative is another copy of a positive."""
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int, uniform: int = 0):
+        self.uniform = uniform
+        self.item_count = len(count_I)
+        self.log_q_I = torch.as_tensor(log_in_batch(count_I, batch_size=batch_size, uniform=uniform))
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch, by its rows' items."""
+        self.log_q_I = self.log_q_I.to(item_row_B.device)
+        extra = torch.randint(self.item_count, (self.uniform,), device=item_row_B.device)
+        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B), extra]), self.item_count)
+        return Candidates(row_M, place_N[: len(item_row_B)], self.log_q_I[row_M])
+
+
+class WholeCatalogue:
+    """Every item is a candidate: the full softmax, for catalogues small enough to score at each step."""
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int):
+        self.item_count = len(count_I)
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch: all rows, uncorrected."""
+        row_M = torch.arange(self.item_count, device=item_row_B.device)
+        return Candidates(row_M, item_row_B, torch.zeros(self.item_count, device=item_row_B.device))
+
+
+class RetrievalTask(L.LightningModule):
+    """Trains a user tower and an item tower. The partials are called with what only the data know.
+
+    `item_tower(width, features)`, `user_tower(width, moment_sizes, users)` and `negatives(count_I, batch_size)` make the parts;
+    `dense_optimizer(params)` is for the networks, row-wise Adagrad at `table_lr` for the embedding tables.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: RetrievalData,
+        width: int,
+        item_tower: Callable[..., nn.Module],
+        user_tower: Callable[..., nn.Module],
+        negatives: Callable[..., Callable[[Tensor], Candidates]],
+        temperature: float,
+        table_lr: float,
+        table_std: float,
+        dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        ks: tuple[int, ...] = (10, 20, 100),
+    ):
+        super().__init__()
+        log, catalogue = data.log, data.log.catalogue
+        self.width, self.temperature, self.table_lr, self.ks = width, temperature, table_lr, tuple(ks)
+        self.dense_optimizer = dense_optimizer
+        self.history_length = data.history_length
+        self.seed = data.seed
+        self.item_id = nn.Embedding(len(catalogue.item_ids), width)
+        nn.init.normal_(self.item_id.weight, std=table_std)
+        self.item_tower = item_tower(width=width, features=catalogue.feature_IF.shape[1])
+        self.user_tower = user_tower(width=width, moment_sizes=log.vocabulary.sizes, users=len(log.user_ids))
+        count_I = log.item_count()
+        self.negatives = negatives(count_I=count_I, batch_size=data.batch_size)
+        self.register_buffer("feature_IF", torch.as_tensor(catalogue.feature_IF), persistent=False)
+        self.register_buffer("count_I", torch.as_tensor(count_I), persistent=False)
+        self.rankings: dict[str, Ranking] = {}
+
+    def training_step(self, batch: RetrievalBatch, _) -> Tensor:
+        """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
+        candidates = self.negatives(batch.item_row_B)
+        input_RD, candidate_M, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
+        loss = sampled_softmax(
+            self.user_tower.ask(batch, input_RD, history_BL),
+            self.item_tower.vector(input_RD[candidate_M]),
+            target_B=candidates.target_B,
+            log_q_M=candidates.log_q_M,
+            weight_B=batch.weight_B,
+            temperature=self.temperature,
+            weight_sum=joint_weight_sum(batch.weight_B),
+        )
+        self.epoch_loss += loss.detach()
+        self.epoch_rows += len(batch.item_row_B)
+        return loss
+
+    def look_up(self, row_M: Tensor, history_row_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the distinct items of candidates and histories (R, D), and where each of both stands among them."""
+        asked = torch.cat([row_M, history_row_BL.flatten()])
+        row_R, place_N = distinct(asked, len(self.count_I))
+        input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF[row_R])
+        return input_RD, place_N[: len(row_M)], place_N[len(row_M) :].view(history_row_BL.shape)
+
+    @torch.no_grad()
+    def item_rows(self) -> Tensor:
+        """The item table, (I, 2 D) float32: the input half, then the vector half. In eval mode, as it is exported."""
+        input_ID = self.item_tower.input(self.item_id.weight, self.feature_IF)
+        return torch.cat([input_ID, self.item_tower.vector(input_ID)], dim=1)
+
+    @torch.no_grad()
+    def queries(self, asked: Queries, input_ID: Tensor, *, block: int = 4096) -> Tensor:
+        """Query vectors (Q, D) of all questions."""
+        blocks = [self._query_block(asked, slice(start, start + block), input_ID) for start in range(0, len(asked.user_row_Q), block)]
+        return torch.cat(blocks)
+
+    def _query_block(self, asked: Queries, rows: slice, input_ID: Tensor) -> Tensor:
+        log = asked.history
+        history = pack(
+            log.item_row_E, log.event_code_E, log.timestamp_E,
+            start_B=asked.start_Q[rows], end_B=asked.end_Q[rows], now_B=asked.now_Q[rows], length=self.history_length,
+        )  # fmt: skip
+        columns = (asked.user_row_Q[rows], asked.user_row_Q[rows], *history.arrays(), asked.moment_QC[rows], asked.now_Q[rows])
+        batch = RetrievalBatch(*(torch.as_tensor(column, device=self.device) for column in columns))
+        return self.user_tower.ask(batch, input_ID, batch.history_row_BL)
+
+    def rank(self, asked: Queries) -> Ranking:
+        """Full ranking of the whole catalogue for all questions."""
+        input_ID, vector_ID = self.item_rows().split(self.width, dim=1)
+        query_QD = self.queries(asked, input_ID)
+        as_tensor = lambda array: torch.as_tensor(array, device=self.device)  # noqa: E731
+        return rank(
+            DotProduct(query_QD, vector_ID),
+            torch.arange(len(query_QD), device=self.device),
+            ItemLists(as_tensor(asked.target_offset), as_tensor(asked.target_row)),
+            ItemLists(as_tensor(asked.seen_offset), as_tensor(asked.seen_row)),
+            item_count=len(vector_ID),
+            depth=max(*self.ks, 100),
+        )
+
+    def validation_step(self, part: int, _) -> None:
+        """Rank the validation questions; means only, since this runs every few epochs."""
+        values = per_user(self.rank(self.trainer.datamodule.questions(part)), self.ks)
+        self.log_dict({f"val/{name}": value_U.mean().float() for name, value_U in values.items()}, batch_size=1)
+
+    def test_step(self, part: int, _) -> None:
+        """Rank the test questions: means with intervals, slices, and what the lists are like."""
+        asked = self.trainer.datamodule.questions(part)
+        ranking = self.rank(asked)
+        self.rankings["test"] = ranking
+        self.test_user_row = torch.as_tensor(asked.user_row_Q)
+        self.test_history_length = torch.as_tensor(np.diff(asked.seen_offset))
+        seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
+        popular = rank(self._popular, ranking.user_row_U, ranking.targets, seen, item_count=len(self.count_I), depth=max(self.ks))
+        content_IF = self.feature_IF if float(self.feature_IF.std(0).max()) > 0 else self.item_rows()[:, self.width :]
+        figures = summary(per_user(ranking, self.ks))
+        figures |= slices(ranking, self.ks, history_length_U=self.test_history_length.to(self.device), train_count_I=self.count_I)
+        figures |= beyond_accuracy(
+            ranking, min(self.ks), train_count_I=self.count_I, item_vector_ID=content_IF, expected_item_row_UK=popular.top_item_row_UK
+        )
+        figures |= {"users": float(len(ranking.user_row_U)), "seen_targets": float(ranking.seen_target_count)}
+        self.log_dict({f"test/{name}": value for name, value in figures.items()}, batch_size=1)
+
+    def _popular(self, user_row_B: Tensor) -> Tensor:
+        return self.count_I.float().expand(len(user_row_B), -1)
+
+    def on_train_epoch_start(self) -> None:
+        """What is random in an epoch depends on seed and epoch alone: a resumed run draws what it would have drawn."""
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        self.epoch_loss = torch.zeros((), device=self.device)
+        self.epoch_rows = 0
+        self.epoch_start = time.perf_counter()
+
+    def pairs_per_second(self) -> float:
+        """Rows of this epoch so far by its seconds so far."""
+        return self.epoch_rows * self.trainer.world_size / max(time.perf_counter() - self.epoch_start, 1e-9)
+
+    def on_train_epoch_end(self) -> None:
+        """Mean loss and speed of the epoch."""
+        steps = max(self.trainer.num_training_batches, 1)
+        self.log_dict({"train/loss": self.epoch_loss / steps, "train/pairs_per_second": self.pairs_per_second()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
+        tables = [self.item_id.weight, *self.user_tower.tables()]
+        dense = [p for p in self.parameters() if not any(p is table for table in tables)]
+        optimizers = [RowWiseAdagrad(tables, lr=self.table_lr)] + ([self.dense_optimizer(dense)] if dense else [])
+        return TablesAndDense(optimizers)

@@ -1,0 +1,158 @@
+"""What a retrieval run leaves behind: a folder that the ranker learns from and that `export.py` publishes.
+
+user_tower.pt, item_tower.pt (TorchScript), rows.npy (I, 2 D float16: input half, vector half), meaning.json (ids and words behind the
+numbers), recipe.npz (the content recipe), state.pt (weights, for a warm start). TorchScript and arrays only: nothing is unpickled.
+"""
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.datamodule import RetrievalData
+from data.features import NUMBERS, MomentVocabulary, Vocabulary
+from data.log import Log
+from towers.ranker import HEADS
+from towers.retrieval import RetrievalTask
+
+
+class SavedModelError(RuntimeError):
+    """A model folder that cannot be used; the message names it, the reason and the remedy."""
+
+
+def script(module: torch.nn.Module, path: Path) -> None:
+    """Write `module` in eval mode as TorchScript."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.*")
+        torch.jit.script(module.eval()).save(str(path))
+
+
+def load_script(path: Path) -> torch.jit.ScriptModule:
+    """Read what `script` wrote.
+
+    Raises:
+        SavedModelError: the file is missing, cut short or no TorchScript.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.*")
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SavedModelError(f"{path} cannot be read as TorchScript ({str(error).splitlines()[0]}); train the run again") from error
+
+
+def meaning(log: Log) -> dict:
+    """The ids and words behind a log's numbers."""
+    return {
+        "item_ids": list(log.catalogue.item_ids),
+        "device": list(log.vocabulary.device.words),
+        "region": list(log.vocabulary.region.words),
+        "subscription_tier": list(log.vocabulary.subscription_tier.words),
+        "genres": list(log.catalogue.recipe.genres.words),
+        "tags": list(log.catalogue.recipe.tags.words),
+        "liked_from": log.liked_from if np.isfinite(log.liked_from) else None,
+    }
+
+
+def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> None:
+    """Write the folder of a trained two-tower model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = task.eval().cpu()
+    script(task.user_tower, folder / "user_tower.pt")
+    script(task.item_tower, folder / "item_tower.pt")
+    np.save(folder / "rows.npy", task.item_rows().numpy().astype(np.float16))
+    torch.save(task.state_dict(), folder / "state.pt")
+    recipe = asdict(data.log.catalogue.recipe)
+    np.savez(folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_))
+    numbers = {name: recipe[name] for name in ("embedding_width", "year_mean", "year_std")}
+    facts = {"kind": "retrieval", "width": task.width, "history_length": task.history_length, "recipe": numbers, **meaning(data.log)}
+    (folder / "meaning.json").write_text(json.dumps(facts))
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRetrieval:
+    """A trained two-tower model, ready to answer: rows of all items, and the user tower as it will be served."""
+
+    folder: Path
+    user_tower: torch.jit.ScriptModule
+    item_tower: torch.jit.ScriptModule
+    row_IW: Tensor
+    width: int
+    history_length: int
+    item_ids: tuple[str, ...]
+    liked_from: float
+    vocabulary: MomentVocabulary
+
+    @classmethod
+    def open(cls, folder: Path) -> "SavedRetrieval":
+        """Read what `save_retrieval` wrote.
+
+        Raises:
+            SavedModelError: a file is missing or cannot be read.
+        """
+        facts = read_meaning(folder, "retrieval")
+        words = (Vocabulary(tuple(facts[name])) for name in ("device", "region", "subscription_tier"))
+        return cls(
+            folder=folder,
+            user_tower=load_script(folder / "user_tower.pt"),
+            item_tower=load_script(folder / "item_tower.pt"),
+            row_IW=torch.as_tensor(np.load(folder / "rows.npy")),
+            width=facts["width"],
+            history_length=facts["history_length"],
+            item_ids=tuple(facts["item_ids"]),
+            liked_from=-np.inf if facts["liked_from"] is None else facts["liked_from"],
+            vocabulary=MomentVocabulary(*words),
+        )
+
+    def check_same_items(self, log: Log) -> None:
+        """The rows of this model are the rows of `log`.
+
+        Raises:
+            SavedModelError: the log's items or words are others than those the model was trained on.
+        """
+        trained, now = read_meaning(self.folder, "retrieval"), meaning(log)
+        for name, words in now.items():
+            if trained[name] != words:
+                raise SavedModelError(
+                    f"{self.folder} was trained on other {name} than this log has; train the ranker with the data, split and log settings of its retrieval run"
+                )
+
+
+def read_meaning(folder: Path, kind: str) -> dict:
+    """meaning.json of a model folder of this kind (retrieval or ranking).
+
+    Raises:
+        SavedModelError: there is no such folder, or it is of another kind.
+    """
+    path = folder / "meaning.json"
+    if not path.is_file():
+        raise SavedModelError(f"{folder} holds no meaning.json, so it is no model folder; give runs/<run>/model of a finished {kind} run")
+    facts = json.loads(path.read_text())
+    if facts.get("kind") != kind:
+        raise SavedModelError(f"{folder} is the model of a {facts.get('kind')} run, expected one of a {kind} run")
+    return facts
+
+
+def save_ranker(task, data, folder: Path) -> None:
+    """Write the folder of a trained ranker: ranker.pt, and in meaning.json the retrieval folder it ranks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script(task.ranker.cpu(), folder / "ranker.pt")
+    facts = {
+        "kind": "ranking",
+        "heads": list(HEADS),
+        "numbers": list(NUMBERS),
+        "clock_half_life_days": data.half_life_days,
+        "retrieval": str(data.model.folder.resolve()),
+        "retrieval_rows": rows_digest(data.model.folder),
+    }
+    (folder / "meaning.json").write_text(json.dumps(facts))
+
+
+def rows_digest(folder: Path) -> str:
+    """SHA-256 of a retrieval model's item rows: a ranker serves only beside the rows it learned from."""
+    return hashlib.sha256((folder / "rows.npy").read_bytes()).hexdigest()

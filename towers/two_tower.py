@@ -1,0 +1,146 @@
+"""Two towers, each callable alone. An item is a row: its input half feeds histories and the ranker, its vector half is retrieved.
+
+Shapes: B rows · L history · D width · C moment columns · F item features · R distinct items.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.datamodule import RetrievalBatch
+from data.features import EVENT_CODES, PAD
+from towers.rowwise_adagrad import lookup_distinct
+
+AGE_BUCKETS = 32
+
+
+class UnitNorm(nn.Module):
+    """To the unit sphere: the dot product of two such vectors is their cosine."""
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """(B, D) → (B, D) of length 1."""
+        return F.normalize(x_BD, dim=-1)
+
+
+class ItemTower(nn.Module):
+    """Content, and an id embedding where the item was trained on, to a row.
+
+    In training each item loses its id with probability `id_dropout`, so that an item without one still gets a vector from its content
+    (DropoutNet, Volkovs et al. 2017).
+    """
+
+    def __init__(self, *, width: int, features: int, hidden: int, id_dropout: float, dropout: float, norm: nn.Module):
+        super().__init__()
+        self.width = width
+        self.id_dropout = id_dropout
+        self.content = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.project = nn.Linear(width, width)
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.norm = norm
+
+    def input(self, id_RD: Tensor, feature_RF: Tensor) -> Tensor:
+        """The input half, (R, D)."""
+        if self.training and self.id_dropout > 0:
+            id_RD = id_RD * (torch.rand(id_RD.shape[0], 1, device=id_RD.device) >= self.id_dropout)
+        return id_RD + self.content(feature_RF)
+
+    def vector(self, input_RD: Tensor) -> Tensor:
+        """The retrieval half, (R, D), from the input half."""
+        return self.norm(self.project(input_RD))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """The whole row of items known by content alone: (B, F) → (B, 2 D) float16, input half first."""
+        input_BD = self.input(torch.zeros(feature.shape[0], self.width, device=feature.device), feature)
+        return torch.cat([input_BD, self.vector(input_BD)], dim=1).half()
+
+
+class UserTower(nn.Module):
+    """A history of item rows, and the moment, to a query. It knows no user id: its size does not grow with the users.
+
+    `encoder` maps (B, L, D) and a mask to a state (B, D); `moment_sizes` is how many values each moment column may take;
+    `users` is told to every user tower and not used by this one.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        moment_sizes: tuple[int, ...],
+        users: int,
+        encoder: Callable[[int], nn.Module],
+        hidden: int,
+        dropout: float,
+        norm: nn.Module,
+    ):
+        super().__init__()
+        self.event = nn.Embedding(EVENT_CODES, width, padding_idx=PAD)
+        self.age = nn.Embedding(AGE_BUCKETS, width)
+        self.moment = nn.ModuleList(nn.Embedding(size, width) for size in moment_sizes)
+        for table in (self.event, self.age, *self.moment):
+            nn.init.normal_(table.weight, std=0.02)
+        self.encoder = encoder(width)
+        self.drop = nn.Dropout(dropout)
+        self.mix = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.norm = norm
+
+    def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
+        """Query (B, D) from item inputs (B, L, D), event codes (B, L; 0 pads), ages in minutes (B, L) and the moment (B, C)."""
+        age_BL = torch.log2(age_minutes.float() + 1).long().clamp(max=31)
+        event_BLD = self.drop(history.to(self.event.weight.dtype) + self.event(event_code) + self.age(age_BL))
+        state_BD = self.encoder(event_BLD, event_code != 0)
+        moment_BD = torch.zeros_like(state_BD)
+        for column, table in enumerate(self.moment):
+            moment_BD = moment_BD + table(moment[:, column])
+        return self.norm(state_BD + self.mix(torch.cat([state_BD, moment_BD], dim=1)))
+
+    @torch.jit.unused
+    def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
+        """Queries (B, D) of a batch whose history stands at places `history_BL` of `input_RD`."""
+        return self(input_RD[history_BL], batch.event_code_BL, batch.age_minutes_BL, batch.moment_BC)
+
+    @torch.jit.unused
+    def tables(self) -> list[nn.Parameter]:
+        """Tables looked up sparsely: none, its embeddings are small."""
+        return []
+
+
+class IdItemTower(nn.Module):
+    """An item is its embedding and nothing else; for logs of ids, and as the plain two-tower of the literature."""
+
+    def __init__(self, *, width: int, features: int, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def input(self, id_RD: Tensor, feature_RF: Tensor) -> Tensor:
+        """The input half, (R, D): the id embedding itself."""
+        return id_RD
+
+    def vector(self, input_RD: Tensor) -> Tensor:
+        """The retrieval half, (R, D)."""
+        return self.norm(input_RD)
+
+
+class IdUserTower(nn.Module):
+    """A user is their embedding and nothing else. It grows with the users and cannot answer a stranger: a yardstick, not for serving."""
+
+    def __init__(self, *, width: int, moment_sizes: tuple[int, ...], users: int, norm: nn.Module, std: float = 0.1):
+        super().__init__()
+        self.table = nn.Embedding(users, width)
+        nn.init.normal_(self.table.weight, std=std)
+        self.norm = norm
+
+    def forward(self, user_row: Tensor) -> Tensor:
+        """Query (B, D) of distinct users, in rising order."""
+        return self.norm(lookup_distinct(self.table, user_row))
+
+    def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
+        """Queries (B, D) of a batch, whatever its history."""
+        row_R, place_B = batch.user_row_B.unique(return_inverse=True)
+        return self(row_R)[place_B]
+
+    def tables(self) -> list[nn.Parameter]:
+        """Tables looked up sparsely."""
+        return [self.table.weight]
