@@ -15,11 +15,7 @@ from data.schema import EVENTS, IMPRESSIONS, check_table
 SOURCE = "simulated world"
 ARMS = ("policy", "uniform")
 SOURCES = (("popularity", "taste"), ("uniform",))  # of each arm
-SKIPPED, CLICKED, COMPLETED = (
-    0.06,
-    0.15,
-    0.9,
-)  # shares watched: under the first a skip, under the second a mere click, from the third on complete
+SKIPPED, CLICKED, COMPLETED = 0.06, 0.15, 0.9  # share watched: less than the first is a skip, than the second a mere click
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Attention:
 
 
 class Requests(NamedTuple):
-    """Requests of a block by user, then by time. `owner_R` is the user's row in the block, `user_row_R` in the audience; arms as in `ARMS`."""
+    """Requests of a block by user, then by time; `owner_R` is the user's row in the block, `user_row_R` in the audience."""
 
     owner_R: np.ndarray
     user_row_R: np.ndarray

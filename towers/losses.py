@@ -58,7 +58,8 @@ class _BlockedSoftmax(torch.autograd.Function):
     def forward(ctx, query_BD, candidate_MD, target_B, log_q_M, share_B, temperature, block):
         grad_query_BD = torch.empty_like(query_BD)
         grad_candidate_MD = torch.zeros_like(candidate_MD)
-        loss = torch.zeros((), dtype=torch.float32, device=query_BD.device)
+        wide = torch.promote_types(query_BD.dtype, torch.float32)  # sums are taken in float32 at least
+        loss = torch.zeros((), dtype=wide, device=query_BD.device)
         scaled_MD = candidate_MD / temperature
         bias_M = -log_q_M.to(scaled_MD.dtype)
         buffer = torch.empty(min(block, len(query_BD)), len(candidate_MD), dtype=query_BD.dtype, device=query_BD.device)
@@ -66,11 +67,11 @@ class _BlockedSoftmax(torch.autograd.Function):
             rows = slice(start, start + block)
             query_bD, target_b, share_b = query_BD[rows], target_B[rows, None], share_B[rows, None]
             logit_bM = torch.addmm(bias_M, query_bD, scaled_MD.T, out=buffer[: len(query_bD)])
-            own_b1 = logit_bM.gather(1, target_b).float()
+            own_b1 = logit_bM.gather(1, target_b).to(wide)
             peak_b1 = logit_bM.amax(1, keepdim=True)
             exp_bM = logit_bM.sub_(peak_b1).exp_()
-            sum_b1 = exp_bM.sum(1, keepdim=True, dtype=torch.float32)
-            loss += (share_b * (sum_b1.log() + peak_b1.float() - own_b1)).sum()
+            sum_b1 = exp_bM.sum(1, keepdim=True, dtype=wide)
+            loss += (share_b * (sum_b1.log() + peak_b1.to(wide) - own_b1)).sum()
             gradient_bM = exp_bM.mul_((share_b / sum_b1).to(exp_bM.dtype))
             gradient_bM.scatter_add_(1, target_b, -share_b.to(exp_bM.dtype))
             torch.mm(gradient_bM, scaled_MD, out=grad_query_BD[rows])

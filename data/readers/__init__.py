@@ -1,0 +1,1 @@
+"""One file per outside format; each yields the tables of `data.schema`."""

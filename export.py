@@ -1,0 +1,190 @@
+"""A run → a release, published only if what will be served answers as the model did."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import hydra
+import mlflow
+import numpy as np
+import polars as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.log import Log
+from serve import contract, release
+from serve.local_triton import start
+from serve.recommender import Recommender
+from serve.triton import add_version
+from towers.saved import SavedModelError, SavedRetrieval, load_script, read_meaning, rows_digest
+
+logger = logging.getLogger("export")
+
+
+def model_folder(name: str, tracking_uri: str) -> Path:
+    """The model folder called `name`: a path, or the artifact of the MLflow run with this id.
+
+    Raises:
+        SavedModelError: neither is there.
+    """
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=name, artifact_path="model", tracking_uri=tracking_uri))
+    except mlflow.MlflowException as error:
+        raise SavedModelError(f"{name} is neither a model folder nor an MLflow run with a model in {tracking_uri}; train first") from error
+
+
+def read_log(retrieval: Path) -> Log:
+    """The whole log that the run read, by the configuration the run was resolved to.
+
+    Raises:
+        SavedModelError: the configuration does not lie beside the model folder.
+    """
+    path = retrieval.parent / "config.yaml"
+    if not path.is_file():
+        raise SavedModelError(f"{path} is not there: it says which data the model was trained on; keep the run's folder whole")
+    cfg = OmegaConf.load(path)
+    return instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))
+
+
+def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float) -> None:
+    """Everything that serving knows besides models: items, words, the clock, what users did, who they are."""
+    saved.row_IW.numpy().tofile(staging / "items.f16")
+    items = log.split.tables.items
+    items.write_parquet(staging / "catalogue.parquet")
+    log.split.tables.users.write_parquet(staging / "users.parquet")
+    words = {name: list(getattr(log.vocabulary, name).words) for name in ("device", "region", "subscription_tier")}
+    words["genres"] = list(log.catalogue.recipe.genres.words)
+    (staging / "vocabulary.json").write_text(json.dumps(words))
+    clock = log.clock(half_life_days=half_life_days).latest()
+    np.savez(staging / "clock.npz", **{name: getattr(clock, name) for name in clock.__slots__})
+    histories(log, saved.history_length).write_parquet(staging / "histories.parquet")
+
+
+def histories(log: Log, length: int) -> pl.DataFrame:
+    """The last `length` events of every user, oldest first: one row per user, lists of item_id, event_type, rating and timestamp."""
+    place_E = np.arange(len(log.user_row_E))
+    last_E = place_E >= log.offset_U1[log.user_row_E + 1] - length
+    events = pl.DataFrame(
+        {
+            "user_id": pl.Series(log.user_ids, dtype=pl.String).gather(log.user_row_E[last_E]),
+            "item_id": pl.Series(log.catalogue.item_ids, dtype=pl.String).gather(log.item_row_E[last_E]),
+            "event_type": pl.Series(log.event_type_E[last_E], dtype=pl.Int8),
+            "rating": pl.Series(log.rating_E[last_E], dtype=pl.Float32),
+            "timestamp": log.timestamp_E[last_E],
+        }
+    )
+    return events.group_by("user_id", maintain_order=True).agg("item_id", "event_type", "rating", "timestamp")
+
+
+@torch.no_grad()
+def golden_tensors(log: Log, saved: SavedRetrieval, ranker: torch.jit.ScriptModule, count: int) -> dict[str, np.ndarray]:
+    """Inputs of every model and what the trained modules answered to them, in process."""
+    rng = np.random.default_rng(0)
+    B, L, K, D = count, saved.history_length, 32, saved.width
+    row_BL = torch.as_tensor(rng.integers(0, len(saved.row_IW), (B, L)))
+    code = torch.as_tensor(rng.integers(1, 7, (B, L)) * (np.arange(L) >= np.arange(B)[:, None]))
+    age = torch.as_tensor(rng.integers(0, 1_000_000, (B, L)))
+    moment = torch.as_tensor(rng.integers(0, log.vocabulary.sizes, (B, len(MOMENT))))
+    history = saved.row_IW[row_BL, :D]
+    query = saved.user_tower(history, code, age, moment)
+    candidate = saved.row_IW[torch.as_tensor(rng.integers(0, len(saved.row_IW), (B, K))), :D]
+    number = torch.as_tensor(rng.random((B, K, len(NUMBERS)), np.float32))
+    feature = torch.as_tensor(log.catalogue.feature_IF[:B])
+    tensors = {
+        "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
+        "user_tower/query__0": query,
+        "item_tower/feature": feature, "item_tower/row__0": saved.item_tower(feature),
+        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
+        "ranker/value__0": ranker(query, moment, candidate, number),
+    }  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
+    """Whole requests of users with histories of all lengths, and of nobody, with the items they were answered by."""
+    by_length = np.argsort(np.diff(log.offset_U1), kind="stable")
+    users = [log.user_ids[by_length[int(place)]] for place in np.linspace(0, len(by_length) - 1, count)]
+    now = (int(log.timestamp_E.max()) // HOUR_MS + 1) * HOUR_MS
+    answers = []
+    for number, user_id in enumerate([*users, "nobody in particular"]):
+        request = contract.Request(user_id, now, count=10, request_id=f"golden-{number}")
+        history, fields = recommender.store.history(user_id), recommender.store.fields(user_id) or contract.UserFields()
+        slate = recommender.answer(request, history, fields)
+        known = {name: list(values) if name == "item_ids" else values.tolist() for name, values in _fields(history).items()}
+        known["rating_L"] = [None if np.isnan(rating) else rating for rating in known["rating_L"]]
+        shown = [shown.item_id for shown in slate.recommendations]
+        answers.append({"request": asdict(request), "history": known, "fields": asdict(fields), "item_ids": shown})
+    return answers
+
+
+def _fields(history: contract.History) -> dict:
+    return {name: getattr(history, name) for name in history.__slots__}
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+def main(cfg: DictConfig) -> None:
+    """Stage, compare, record, publish."""
+    retrieval, ranking = (model_folder(name, cfg.mlflow) for name in (cfg.retrieval, cfg.ranker))
+    saved, ranks = SavedRetrieval.open(retrieval), read_meaning(ranking, "ranking")
+    if ranks["retrieval_rows"] != rows_digest(retrieval):
+        raise SavedModelError(f"{ranking} learned on the rows of {ranks['retrieval']}, not of {retrieval}; train the ranker again or export its own")
+    log = read_log(retrieval)
+    saved.check_same_items(log)
+    root = Path(cfg.releases)
+    root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+    try:
+        stage(cfg, staging, log, saved, retrieval, ranking, ranks)
+        release.publish(staging, root, cfg.version)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    logger.info("published release %s: %s items, %s users", cfg.version, f"{len(log.catalogue.item_ids):,}", f"{len(log.user_ids):,}")
+
+
+def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retrieval: Path, ranking: Path, ranks: dict) -> None:
+    """Write the release and hold it against its source on a running Triton.
+
+    Raises:
+        ReleaseError: an answer of the server differs from the trained module's.
+    """
+    sizes = len(MOMENT), len(NUMBERS), len(ranks["heads"])
+    specs = {
+        contract.user_tower(saved.width, len(MOMENT)): retrieval / "user_tower.pt",
+        contract.item_tower(saved.width, log.catalogue.feature_IF.shape[1]): retrieval / "item_tower.pt",
+        contract.ranker(saved.width, *sizes): ranking / "ranker.pt",
+    }
+    for spec, path in specs.items():
+        add_version(staging / "triton", spec, 1, path, backend=instantiate(cfg.backend), threads=cfg.threads, instances=cfg.instances)
+    write_tables(staging, log, saved, ranks["clock_half_life_days"])
+    instantiate(cfg.index)(saved.row_IW[:, saved.width :].float().numpy()).save(staging / "index.faiss")
+    golden = golden_tensors(log, saved, load_script(ranking / "ranker.pt"), cfg.golden_requests)
+    np.savez(staging / "golden.npz", **golden)
+    (staging / "golden.json").write_text("[]")
+    manifest = {
+        "version": cfg.version, "runs": {"retrieval": str(retrieval.parent.name), "ranker": str(ranking.parent.name)},
+        "width": saved.width, "history_length": saved.history_length,
+        "liked_from": saved.liked_from if np.isfinite(saved.liked_from) else None, "backend": instantiate(cfg.backend).name,
+        "item_count": len(log.catalogue.item_ids), "feature_count": log.catalogue.feature_IF.shape[1],
+        "numbers": list(NUMBERS), "heads": ranks["heads"], "relevance_head": 0,
+    }  # fmt: skip
+    release.seal(staging, manifest)
+    with start(staging / "triton", log_path=Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir) / "triton.log",
+               models=tuple(spec.name for spec in specs)) as server:  # fmt: skip
+        recommender = Recommender.load(staging, server.grpc_url)
+        (staging / "golden.json").write_text(json.dumps(golden_answers(recommender, log, cfg.golden_requests)))
+        release.seal(staging, manifest)
+        recommender.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Laws and hand-worked numbers of the losses."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from towers.losses import in_batch_softmax, mask_accidental_hits, sampled_softmax, weighted_bce, weighted_squared_error
+
+
+def problem(seed: int, rows: int, candidates: int, width: int = 5):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(rows, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    candidate = torch.randn(candidates, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(candidates, (rows,), generator=generator)
+    log_q = torch.randn(candidates, generator=generator, dtype=torch.float64)
+    weight = torch.rand(rows, generator=generator, dtype=torch.float64) + 0.1
+    return query, candidate, target, log_q, weight
+
+
+def test_two_queries_by_hand():
+    # logits of query 1: 1·1/0.5 − log ½ and 1·0/0.5 − log ½; of query 2: 0 and 2·0.5/0.5 on the diagonal's other side.
+    query = torch.tensor([[1.0], [2.0]])
+    item = torch.tensor([[1.0], [0.5]])
+    loss = in_batch_softmax(
+        query, item, item_row_B=torch.tensor([0, 1]), log_q_B=torch.log(torch.tensor([0.5, 0.25])), weight_B=torch.tensor([1.0, 3.0]), temperature=0.5
+    )
+    first = -math.log(math.exp(2.0) * 2 / (math.exp(2.0) * 2 + math.exp(1.0) * 4))
+    second = -math.log(math.exp(2.0) * 4 / (math.exp(4.0) * 2 + math.exp(2.0) * 4))
+    assert loss.item() == pytest.approx((first + 3 * second) / 4, rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30), st.integers(1, 64))
+def test_blocks_give_the_loss_and_gradients_of_the_written_formula(seed, rows, candidates, block):
+    query, candidate, target, log_q, weight = problem(seed, rows, candidates)
+    plain = (weight * F.cross_entropy(query @ candidate.T / 0.3 - log_q, target, reduction="none")).sum() / weight.sum()
+    expected = torch.autograd.grad(plain, (query, candidate))
+    loss = sampled_softmax(query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=0.3, block=block)
+    got = torch.autograd.grad(loss, (query, candidate))
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_distinct_candidates_say_what_in_batch_says():
+    query, candidate, _, log_q, weight = problem(3, 12, 12)
+    own = torch.arange(12)
+    one = sampled_softmax(query, candidate, target_B=own, log_q_M=log_q, weight_B=weight, temperature=0.2)
+    other = in_batch_softmax(query, candidate, item_row_B=own, log_q_B=log_q, weight_B=weight, temperature=0.2)
+    assert one.item() == pytest.approx(other.item(), rel=1e-6)
+
+
+def test_another_copy_of_my_item_is_no_negative():
+    logit = torch.zeros(3, 3)
+    masked = mask_accidental_hits(logit, torch.tensor([7, 8, 7]))
+    assert masked.isinf().tolist() == [[False, False, True], [False, False, False], [True, False, False]]
+
+
+def test_weights_of_one_change_no_bit_and_a_constant_factor_changes_nothing():
+    query, candidate, target, log_q, weight = problem(4, 20, 9)
+    arguments = {"target_B": target, "log_q_M": log_q, "temperature": 0.1}
+    ones = torch.ones(20, dtype=torch.float64)
+    plain = F.cross_entropy(query @ candidate.T / 0.1 - log_q, target)
+    assert sampled_softmax(query, candidate, weight_B=ones, **arguments).item() == pytest.approx(plain.item(), rel=1e-6)
+    one = sampled_softmax(query, candidate, weight_B=weight, **arguments)
+    assert sampled_softmax(query, candidate, weight_B=weight * 4, **arguments).item() == one.item()  # a power of two: to the last bit
+
+
+def test_uniform_sampling_needs_no_correction():
+    query, candidate, target, _, weight = problem(5, 20, 9)
+    even, none = torch.full((9,), math.log(1 / 9), dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+    one, other = (
+        sampled_softmax(query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=0.1) for log_q in (even, none)
+    )
+    assert one.item() == pytest.approx(other.item(), rel=1e-6)
+
+
+def test_the_gradient_scales_with_what_is_done_to_the_loss():
+    query, candidate, target, log_q, weight = problem(6, 7, 5)
+    loss = sampled_softmax(query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=1.0)
+    once = torch.autograd.grad(loss, query, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, query)[0], 3 * once)
+
+
+def test_unknown_labels_carry_no_weight():
+    logit, weight = torch.tensor([0.0, 5.0, 2.0]), torch.tensor([2.0, 7.0, 1.0])
+    label = torch.tensor([1.0, float("nan"), 0.0])
+    assert weighted_bce(logit, label, weight_B=weight).item() == pytest.approx((2 * math.log(2) + math.log(1 + math.exp(2))) / 3)
+    assert weighted_squared_error(logit, label, weight_B=weight).item() == pytest.approx((2 * 1 + 4) / 3)
+    nothing = torch.full((3,), float("nan"))
+    assert weighted_bce(logit, nothing, weight_B=weight).item() == 0
+    assert weighted_squared_error(logit, nothing, weight_B=weight).item() == 0
