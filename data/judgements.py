@@ -13,6 +13,7 @@ import polars as pl
 
 from data.features import is_liked, moment
 from data.log import Log
+from data.split import TRAIN
 
 LABELS = ("click", "complete", "watch_seconds")
 
@@ -50,7 +51,7 @@ def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> 
 
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
-    the part of the user's next event. Impressions of users without any event are left out: they have no row in the log."""
+    the part of the user's next event, and to training where there is none."""
     tables, split = log.split.tables, log.split
     user_row = pl.DataFrame({"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64})
     item_row = pl.DataFrame({"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))}, schema={"item_id": pl.String, "item_row": pl.Int64})
@@ -93,8 +94,11 @@ def _parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarra
     if (cut := log.split.cut_ms) is not None:
         validation = cut.test if cut.validation is None else cut.validation
         return (now_G >= validation).astype(np.int8) + (now_G >= cut.test).astype(np.int8)
+    if not len(log.part_E):
+        return np.full(len(now_G), TRAIN, np.int8)
     last_G = log.offset_U1[user_row_G + 1] - 1
-    return log.part_E[np.minimum(end_G, last_G)]
+    nobody_G = last_G < log.offset_U1[user_row_G]
+    return np.where(nobody_G, TRAIN, log.part_E[np.minimum(end_G, last_G).clip(0)])
 
 
 def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negatives: int, seed: int) -> Judgements:

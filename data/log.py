@@ -28,7 +28,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Events sorted by user, then time, then item; user u owns offset_U1[u] ≤ e < offset_U1[u + 1].
+    """Events sorted by user, then time, then item; user u owns offset_U1[u] ≤ e < offset_U1[u + 1], which may be none.
 
     `propensity_E` is what the log says of having been shown, NaN where it says nothing.
     """
@@ -131,12 +131,13 @@ def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int
     frame = _join_users(_join_propensity(frame, tables), tables).sort("order")
     train = frame.filter(split.part == TRAIN)
     vocabulary = MomentVocabulary(*(Vocabulary.of(train[name].unique().to_list()) for name in ("device", "region", "subscription_tier")))
-    user_ids = frame["user_id"].unique(maintain_order=True)
-    user_row_E = frame["user_id"].rle_id().cast(pl.Int64).to_numpy()
+    user_ids = pl.concat([frame["user_id"], tables.impressions["user_id"]]).unique().sort()  # the order of split.events
+    rows = pl.DataFrame({"user_id": user_ids}).with_row_index("row")
+    user_row_E = frame.join(rows, on="user_id", maintain_order="left")["row"].cast(pl.Int64).to_numpy(writable=True)
     item_row = dict(zip(catalogue.item_ids, range(len(catalogue.item_ids)), strict=True))
-    event_type_E = frame["event_type"].replace_strict(EVENT_TYPE_CODE, return_dtype=pl.Int64).to_numpy()
-    rating_E = frame["rating"].fill_null(float("nan")).to_numpy()
-    timestamp_E = frame["timestamp"].to_numpy()
+    event_type_E = frame["event_type"].replace_strict(EVENT_TYPE_CODE, return_dtype=pl.Int64).to_numpy(writable=True)
+    rating_E = frame["rating"].fill_null(float("nan")).to_numpy(writable=True)
+    timestamp_E = frame["timestamp"].to_numpy(writable=True)
     return Log(
         user_ids=tuple(user_ids),
         offset_U1=np.concatenate([[0], np.cumsum(np.bincount(user_row_E, minlength=len(user_ids)))]),

@@ -1,0 +1,145 @@
+"""A small release, written by hand: every file is real, the models are a few lines of TorchScript that a real Triton server runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import nn
+
+from data.features import MOMENT, NUMBERS
+from data.schema import ITEMS, USERS
+from serve import contract
+from serve.index import exact
+from serve.manifest import seal
+from serve.triton import PYTHON, add_version
+
+FEATURES, HEADS, LENGTH, USERS_WRITTEN = 6, ("click", "complete", "watch_seconds"), 12, 10
+GENRES = ("comedy", "drama", "western")
+START_MS = 1_700_000_000_000
+
+
+class UserTower(nn.Module):
+    """The query is the direction of what was last touched: the mean of the history's rows, the recent ones weighing more."""
+
+    def forward(self, history: torch.Tensor, event_code: torch.Tensor, age_minutes: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+        weight = (event_code > 0).float() / (1.0 + age_minutes.float() / 1440.0)
+        query = (history.float() * weight.unsqueeze(2)).sum(1)
+        return nn.functional.normalize(query, dim=1)
+
+
+class ItemTower(nn.Module):
+    """Features to a row whose two halves are one unit vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, width)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        vector = nn.functional.normalize(self.layer(feature), dim=1)
+        return torch.cat([vector, vector], dim=1).half()
+
+
+class Ranker(nn.Module):
+    """Likeness to the query and a little popularity, as two probabilities and seconds."""
+
+    def forward(self, query: torch.Tensor, moment: torch.Tensor, candidate: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        logit = torch.einsum("bd,bkd->bk", query, candidate.float()) * 3.0 + number[:, :, 2] * 0.1 - 1.0
+        click = torch.sigmoid(logit)
+        return torch.stack([click, click * click, 600.0 * click], dim=2)
+
+
+def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1") -> Path:
+    """Write and seal a release of `items` items "i0", "i1", …, and ten users "u0" … "u9" of whom u<n> did n things; `folder` itself.
+
+    Rows hold one unit vector in both halves. Items and users are the same for the same seed, whatever the version.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    vector_ID = rng.normal(size=(items, width))
+    vector_ID = (vector_ID / np.linalg.norm(vector_ID, axis=1, keepdims=True)).astype(np.float16)
+    np.concatenate([vector_ID, vector_ID], axis=1).tofile(folder / "items.f16")
+    exact(vector_ID).save(folder / "index.faiss")
+    _write_tables(folder, items, rng)
+    _write_models(folder, vector_ID, rng, seed)
+    manifest = {
+        "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
+        "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS),
+        "relevance_head": 0,
+    }  # fmt: skip
+    seal(folder, manifest)
+    return folder
+
+
+def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
+    item_ids = [f"i{row}" for row in range(items)]
+    catalogue = pl.DataFrame(
+        {
+            "item_id": item_ids,
+            "title": [None if row == 1 else f"The {row}th Käse" for row in range(items)],
+            "genres": [list(rng.choice(GENRES, size=row % 3, replace=False)) for row in range(items)],
+            "release_date": [None if row % 7 == 3 else 18_000 + row for row in range(items)],
+        },
+        schema_overrides={"genres": pl.List(pl.String), "release_date": pl.Int32},
+    ).cast({"release_date": pl.Date})
+    missing = [pl.lit(None, column.dtype).alias(name) for name, column in ITEMS.items() if name not in catalogue.columns]
+    catalogue.with_columns(missing).select(*ITEMS).write_parquet(folder / "catalogue.parquet")
+    words = {"device": ["phone", "tv"], "region": ["DE", "FR"], "subscription_tier": ["basic", "premium"], "genres": list(GENRES)}
+    (folder / "vocabulary.json").write_text(json.dumps(words))
+
+    user_ids = [f"u{number}" for number in range(USERS_WRITTEN)]
+    did = [[int(row) for row in rng.choice(items, size=min(number, items), replace=False)] for number in range(USERS_WRITTEN)]
+    histories = pl.DataFrame(
+        {
+            "user_id": user_ids,
+            "item_id": [[item_ids[row] for row in rows] for rows in did],
+            "event_type": [[3 + row % 4 for row in rows] for rows in did],
+            "rating": [[4.0 if row % 4 == 3 else float("nan") for row in rows] for rows in did],
+            "timestamp": [[START_MS + 3_600_000 * place for place in range(len(rows))] for rows in did],
+        },
+        schema={"user_id": pl.String, "item_id": pl.List(pl.String), "event_type": pl.List(pl.Int8),
+                "rating": pl.List(pl.Float32), "timestamp": pl.List(pl.Int64)},
+    )  # fmt: skip
+    histories.filter(pl.col("item_id").list.len() > 0).write_parquet(folder / "histories.parquet")
+    known = [(user_id, "DE", ("basic", "premium")[number % 2], 1980 + number) for number, user_id in enumerate(user_ids)]
+    pl.DataFrame(known, schema={name: column.dtype for name, column in USERS.items()}, orient="row").write_parquet(folder / "users.parquet")
+
+    hour = START_MS // 3_600_000
+    row_I = np.arange(items, dtype=np.int64)
+    np.savez(
+        folder / "clock.npz", key=(row_I << 32) + hour, popularity=1.0 + (row_I * 7) % items, rating_sum=4.0 * (row_I % 5),
+        rating_count=1.0 * (row_I % 5), half_life_hours=168.0, prior_rating=3.5, prior_count=5.0,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _write_models(folder: Path, vector_ID: np.ndarray, rng: np.random.Generator, seed: int) -> None:
+    items, width = vector_ID.shape
+    torch.manual_seed(seed)
+    user_tower, item_tower, ranker = UserTower(), ItemTower(width), Ranker()
+    specs = {
+        contract.user_tower(width, len(MOMENT)): user_tower,
+        contract.item_tower(width, FEATURES): item_tower,
+        contract.ranker(width, len(MOMENT), len(NUMBERS), len(HEADS)): ranker,
+    }
+    for spec, module in specs.items():
+        path = folder / f"{spec.name}.pt"
+        torch.jit.script(module.eval()).save(str(path))
+        add_version(folder / "triton", spec, 1, path, backend=PYTHON)
+        path.unlink()
+    B, L, K = 3, LENGTH, 16
+    history, candidate = (torch.as_tensor(vector_ID[rng.integers(0, items, shape)]) for shape in ((B, L), (B, K)))
+    code, age = torch.as_tensor(rng.integers(0, 7, (B, L))), torch.as_tensor(rng.integers(0, 100_000, (B, L)))
+    moment, feature = torch.zeros((B, len(MOMENT)), dtype=torch.int64), torch.as_tensor(rng.random((B, FEATURES), np.float32))
+    number = torch.as_tensor(rng.random((B, K, len(NUMBERS)), np.float32))
+    query = user_tower(history, code, age, moment)
+    golden = {
+        "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
+        "user_tower/query__0": query,
+        "item_tower/feature": feature, "item_tower/row__0": item_tower(feature),
+        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
+        "ranker/value__0": ranker(query, moment, candidate, number),
+    }  # fmt: skip
+    np.savez(folder / "golden.npz", **{name: tensor.numpy() for name, tensor in golden.items()})
+    (folder / "golden.json").write_text("[]")

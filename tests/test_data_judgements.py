@@ -1,0 +1,60 @@
+"""Groups to rank: slates as they were shown, or liked events beside proposals the user never touched."""
+
+import numpy as np
+import polars as pl
+
+from data.judgements import events_before, retrieved, shown
+from data.log import read_log
+from data.split import TEST, TRAIN, VALIDATION, by_time, leave_last_out
+from tests.logs import small, tables
+
+
+def test_every_impression_stands_in_its_slate_in_order():
+    _, log = small()
+    groups, impressions = shown(log), log.split.tables.impressions
+    assert groups.there_GK.sum() == len(impressions)
+    order = impressions.sort("request_id", "position")
+    assert [log.catalogue.item_ids[row] for row in groups.item_row_GK[groups.there_GK][:200]] == order["item_id"].to_list()[:200]
+    np.testing.assert_array_equal(groups.label_GKY[groups.there_GK][:, 0], order["clicked"].cast(pl.Float32).to_numpy())
+    assert np.isnan(groups.label_GKY[~groups.there_GK]).all()
+
+
+def test_a_slate_sees_only_what_was_before_it_and_its_part_is_its_time():
+    split, log = small()
+    groups = shown(log)
+    for group in range(0, len(groups.now_G), 53):
+        user = groups.user_row_G[group]
+        mine = slice(log.offset_U1[user], log.offset_U1[user + 1])
+        assert groups.end_G[group] - groups.start_G[group] == (log.timestamp_E[mine] < groups.now_G[group]).sum()
+    cut = split.cut_ms
+    np.testing.assert_array_equal(groups.part_G == TRAIN, groups.now_G < cut.validation)
+    np.testing.assert_array_equal(groups.part_G == TEST, groups.now_G >= cut.test)
+
+
+def test_events_before_by_hand():
+    log = read_log(leave_last_out(tables([("u", "a", "click", 5), ("u", "b", "click", 5), ("u", "c", "click", 9), ("v", "a", "click", 1)])))
+    assert events_before(log, np.array([0, 0, 0, 1, 1]), np.array([5, 6, 10, 1, 2])).tolist() == [0, 2, 3, 3, 4]
+
+
+def test_negatives_are_proposals_the_user_never_touched():
+    rows = [("u", item, "click", at) for at, item in enumerate("abc")] + [("v", "def"[at], "click", at) for at in range(3)]
+    log = read_log(leave_last_out(tables(rows)))
+    row = {item: place for place, item in enumerate(log.catalogue.item_ids)}
+    event = log.liked(VALIDATION)
+    proposal = np.array([[row[item] for item in "abcdef"]] * len(event))
+    groups = retrieved(log, proposal, event, negatives=4, seed=0)
+    names = [[log.catalogue.item_ids[r] for r, there in zip(rows, keep, strict=True) if there] for rows, keep in zip(groups.item_row_GK, groups.there_GK, strict=True)]
+    assert [group[0] for group in names] == ["b", "e"]
+    assert [sorted(group[1:]) for group in names] == [["d", "e", "f"], ["a", "b", "c"]]
+    assert groups.label_GKY[0, :, 0][groups.there_GK[0]].tolist() == [1, 0, 0, 0]
+    assert np.isnan(groups.label_GKY[..., 1:]).all()
+
+
+def test_requests_without_a_cut_follow_their_users_next_event():
+    world = small()[0].tables
+    log = read_log(leave_last_out(world))
+    groups = shown(log)
+    for group in range(0, len(groups.now_G), 101):
+        last = log.offset_U1[groups.user_row_G[group] + 1] - 1
+        assert groups.part_G[group] == log.part_E[min(groups.end_G[group], last)]
+    assert by_time(world).cut_ms is not None

@@ -1,0 +1,278 @@
+"""A request on a real Triton: what is shown, in which order, why, and what is said when something is missing."""
+
+import dataclasses
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from serve import explain, index, local_triton
+from serve.contract import Request
+from serve.limits import InvalidRequest
+from serve.manifest import ReleaseError, seal
+from serve.recommender import BUDGETS, Recommender, UnknownItem
+from serve.release import Release
+from serve.scoring import Scorer
+from serve.sources import Budget
+from serve.store import Event, SqliteStore
+from serve.triton import Client
+from tests.releases import START_MS, write_release
+
+NOW = START_MS + 20 * 3_600_000
+PATIENT = {name: Budget(budget.candidates, 10_000) for name, budget in BUDGETS.items()}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return Release.open(write_release(tmp_path_factory.mktemp("release") / "v1", items=60, width=8, seed=3))
+
+
+@pytest.fixture(scope="module")
+def url(release, tmp_path_factory):
+    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
+    with local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "item_tower", "ranker")) as server:
+        yield server.grpc_url
+
+
+def histories(release, folder):
+    store = SqliteStore(folder / "live.sqlite")
+    store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=release.manifest.version)
+    return store
+
+
+@pytest.fixture
+def recommender(release, url, tmp_path):
+    with closing(Client(url, timeout_ms=10_000)) as client, closing(histories(release, tmp_path)) as store:
+        made = Recommender.of(release, client, store=store, budgets=PATIENT)
+        yield made
+        made.panel.close()
+
+
+def ids(slate):
+    return [shown.item_id for shown in slate.recommendations]
+
+
+def test_the_library_needs_a_release_and_a_server_and_nothing_else(release, url):
+    recommender = Recommender.load(release.path, url)
+    slate = recommender.recommend(Request("u9", NOW, count=10))
+    assert slate.model_version == "v1"
+    assert slate.answered_by == "personalised"
+    assert len(set(ids(slate))) == 10
+    recommender.close()
+
+
+@pytest.mark.parametrize("user", [f"u{number}" for number in range(10)])
+@pytest.mark.parametrize("context", ["homepage", "search-empty"])
+def test_nothing_watched_is_shown_again_and_nothing_twice(recommender, user, context):
+    slate = recommender.recommend(Request(user, NOW, count=60, context=context))
+    watched = set(recommender.store.history(user).item_ids)  # the written histories hold no mere view
+    assert not watched & set(ids(slate))
+    assert len(set(ids(slate))) == len(slate.recommendations) == 60 - len(watched)
+
+
+def test_lambda_one_is_sorting_by_score_and_less_is_not(recommender):
+    best_first = recommender.recommend(Request("u7", NOW, count=30, mmr_lambda=1.0))
+    scores = [shown.score for shown in best_first.recommendations]
+    assert scores == sorted(scores, reverse=True)
+    varied = [shown.score for shown in recommender.recommend(Request("u7", NOW, count=30, mmr_lambda=0.3)).recommendations]
+    assert varied[0] == scores[0]
+    assert varied != sorted(varied, reverse=True)
+
+
+def test_the_score_is_the_relevance_head_of_the_ranker_on_the_query_of_the_user(recommender, release):
+    slate = recommender.recommend(Request("u5", NOW, count=60))
+    history = recommender.store.history("u5")
+    age = (NOW - history.timestamp_L) // 60_000
+    row_L = release.catalogue.rows(history.item_ids)
+    query = (release.items[row_L, :8].astype(np.float64) / (1 + age / 1440)[:, None]).sum(0)
+    query /= np.linalg.norm(query)
+    for shown in slate.recommendations:
+        row = release.catalogue.row_of[shown.item_id]
+        popularity, _ = release.clock.before(np.array([row]), np.array([NOW // 3_600_000]))
+        logit = 3 * query @ release.items[row, :8].astype(np.float64) + 0.1 * np.log1p(popularity[0]) - 1
+        assert shown.score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
+
+
+def test_an_event_changes_the_very_next_answer(recommender):
+    before = recommender.recommend(Request("newcomer", NOW, count=5))
+    assert before.answered_by == "popular"
+    assert {shown.row for shown in before.recommendations} == {"Popular now"}
+    liked = ids(before)[0]
+    recommender.store.append([Event("e1", "newcomer", liked, "complete", NOW - 1000)])
+    after = recommender.recommend(Request("newcomer", NOW, count=5))
+    assert after.answered_by == "personalised"
+    assert liked not in ids(after)
+    assert ids(after) != ids(before)
+    assert after.dropped["already watched"] == 1
+
+
+def test_an_event_of_an_item_that_left_the_catalogue_is_left_out_and_counted(recommender):
+    recommender.store.append([Event("e2", "nostalgic", "gone", "watch", NOW - 5), Event("e3", "nostalgic", "i5", "watch", NOW - 4)])
+    slate = recommender.recommend(Request("nostalgic", NOW, count=5))
+    assert slate.answered_by == "personalised"
+    assert slate.dropped["event of an unknown item"] == 1
+
+
+def test_continue_shows_what_was_begun_first_and_then_what_is_new(recommender):
+    events = [("a", "i10", "watch"), ("b", "i11", "complete"), ("c", "i12", "watch")]
+    recommender.store.append([Event(name, "halfway", item, kind, NOW - 9 + place) for place, (name, item, kind) in enumerate(events)])
+    slate = recommender.recommend(Request("halfway", NOW, count=12, context="continue"))
+    assert set(ids(slate)[:2]) == {"i10", "i12"}
+    assert [shown.row == "Continue watching" for shown in slate.recommendations] == [True] * 2 + [False] * 10
+    assert "i11" not in ids(slate)
+
+
+def test_beside_an_item_stand_its_neighbours_and_never_itself(recommender, release):
+    slate = recommender.recommend(Request("u0", NOW, count=60, context="item", item_id="i2"))
+    assert "i2" not in ids(slate)
+    assert len(slate.recommendations) == 59
+    assert {shown.row for shown in slate.recommendations} == {"More like The 2th Käse"}
+    near = recommender.similar("i2", 5)
+    cosine_I = release.items[:60, 8:].astype(np.float32) @ release.items[2, 8:].astype(np.float32)
+    assert ids(near) == [f"i{row}" for row in np.argsort(-cosine_I)[1:6]]
+    assert [shown.score for shown in near.recommendations] == pytest.approx(np.sort(cosine_I)[::-1][1:6], abs=2e-3)
+
+
+@pytest.fixture
+def orthogonal(recommender, release):
+    """Items 0 to 3 are four directions; items 4, 5, 6, … point where 0, 1, 2, 3, 0, … point. A query is what was touched."""
+    vector_ID = np.eye(8, dtype=np.float16)[np.arange(60) % 4]
+    rows = np.concatenate([vector_ID, vector_ID], axis=1)
+    crafted = dataclasses.replace(release, items=rows, index=index.exact(vector_ID))
+    made = Recommender.of(crafted, recommender.scorer.client, store=recommender.store, budgets=PATIENT)
+    yield made
+    made.panel.close()
+
+
+def test_the_reason_is_the_one_item_without_which_the_score_would_fall(orthogonal):
+    orthogonal.store.append([Event(f"o{row}", "three", f"i{row}", "watch", NOW - 5) for row in (0, 2, 3)])
+    slate = orthogonal.recommend(Request("three", NOW, count=57))
+    titles = orthogonal.release.catalogue.titles
+    for shown in slate.recommendations:
+        cause = orthogonal.release.catalogue.row_of[shown.item_id] % 4
+        nothing_in_particular = {"Picked for you", "Popular right now"}
+        assert shown.reason in (nothing_in_particular if cause == 1 else {f"Because you watched {titles[cause]}"})
+
+
+def test_of_a_long_history_the_newest_and_the_nearest_are_suspected(orthogonal, monkeypatch):
+    monkeypatch.setattr(explain, "SUSPECTS", 5)
+    scorer = Scorer(orthogonal.release, orthogonal.scorer.client)
+    newest_first = np.array([8, 12, 16, 20, 24, 28, 1, 32])  # all point one way but item 1
+    assert explain.suspects(scorer, newest_first, np.array([5])).tolist() == [8, 12, 16, 20, 1]
+
+
+def test_a_late_source_is_missing_by_name_and_the_page_is_there(recommender, release, monkeypatch):
+    never = threading.Event()
+    slow = dataclasses.replace(release, index=dataclasses.replace(release.index))
+    monkeypatch.setattr(index.Index, "search", lambda *_: never.wait(10))
+    impatient = Recommender.of(
+        slow, recommender.scorer.client, store=recommender.store, budgets=PATIENT | {"collaborative": Budget(10, 50)}
+    )
+    slate = impatient.recommend(Request("u5", NOW, count=5))
+    never.set()
+    assert slate.answered_by == "personalised (without collaborative)"
+    assert slate.dropped["source collaborative: late"] == 1
+    assert len(slate.recommendations) == 5
+    impatient.panel.close()
+
+
+def test_without_triton_the_page_is_popular_and_says_so(recommender, release):
+    with closing(Client("127.0.0.1:9", timeout_ms=1_000)) as nowhere:
+        alone = Recommender.of(release, nowhere, store=recommender.store, budgets=PATIENT)
+        slate = alone.recommend(Request("u9", NOW, count=8))
+        beside = alone.recommend(Request("u9", NOW, count=8, context="item", item_id="i3"))
+        alone.panel.close()
+    assert slate.answered_by == "popular (ranking unavailable)"
+    assert slate.dropped["ranking unavailable"] == 1
+    assert {(shown.reason, shown.score) for shown in slate.recommendations} == {("Popular right now", None)}
+    assert not set(ids(slate)) & set(recommender.store.history("u9").item_ids)
+    popularity, _ = release.clock.before(np.arange(60), np.full(60, NOW // 3_600_000))
+    shown = [popularity[release.catalogue.row_of[item]] for item in ids(slate)]
+    assert shown == sorted(shown, reverse=True)
+    assert beside.answered_by == "similar (ranking unavailable)"
+    watched = set(recommender.store.history("u9").item_ids)
+    assert ids(beside) == [item for item in ids(recommender.similar("i3", 30)) if item not in watched][:8]
+
+
+@pytest.mark.parametrize(("numbers", "by"), [(0, "popular (ranking unavailable)"), (3, "personalised")])
+def test_a_ranker_that_gives_no_number_does_not_break_the_page_nor_hide(recommender, monkeypatch, numbers, by):
+    def broken(self, query_BD, history, moment, row_K, now):
+        return np.tile(np.where(np.arange(len(row_K)) < numbers, 0.5, np.nan), (len(query_BD), 1))
+
+    monkeypatch.setattr(Scorer, "probability", broken)
+    slate = recommender.recommend(Request("u5", NOW, count=5))
+    assert (slate.answered_by, len(slate.recommendations)) == (by, numbers or 5)
+    assert slate.dropped == {"already watched": 5} | ({"score is not a number": 52} if numbers else {"ranking unavailable": 1})
+
+
+def test_whoever_watched_everything_gets_an_empty_page(recommender):
+    recommender.store.append([Event(f"all{row}", "everything", f"i{row}", "complete", NOW - 100 + row) for row in range(60)])
+    slate = recommender.recommend(Request("everything", NOW))
+    assert (slate.recommendations, slate.answered_by, slate.dropped) == ((), "personalised", {"already watched": 60})
+
+
+def test_threads_get_the_answers_they_would_get_alone(recommender):
+    requests = [Request(f"u{number % 10}", NOW, count=20) for number in range(40)]
+    alone = [ids(recommender.recommend(request)) for request in requests[:10]]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda request: ids(recommender.recommend(request)), requests))
+    assert together == alone * 4
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("count", {"count": 0}),
+        ("count", {"count": 201}),
+        ("user_id", {"user_id": ""}),
+        ("user_id", {"user_id": "ü" * 129}),
+        ("user_id", {"user_id": "a\0"}),
+        ("user_id", {"user_id": "\ud800"}),
+        ("lambda", {"mmr_lambda": float("nan")}),
+        ("time", {"timestamp": -1}),
+        ("context", {"context": "kitchen"}),
+        ("item_id", {"context": "item"}),
+        ("item_id", {"item_id": "i1"}),
+        ("region", {"region": ""}),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(recommender, field, change):
+    with pytest.raises(InvalidRequest, match=f"^{field} ") as refused:
+        recommender.recommend(dataclasses.replace(Request("u1", NOW), **change))
+    assert refused.value.field == field
+
+
+def test_an_unknown_item_is_named(recommender):
+    with pytest.raises(UnknownItem, match=r"'i999' in the catalogue of release v1"):
+        recommender.similar("i999", 3)
+    with pytest.raises(UnknownItem, match="'i999'"):
+        recommender.recommend(Request("u1", NOW, context="item", item_id="i999"))
+
+
+def golden_of(recommender, user):
+    request = Request(user, NOW, count=10, request_id=f"golden-{user}")
+    history = recommender.store.history(user)
+    told = {name: getattr(history, name) for name in history.__slots__}
+    told = {name: list(values) if name == "item_ids" else values.tolist() for name, values in told.items()}
+    told["rating_L"] = [None if np.isnan(rating) else rating for rating in told["rating_L"]]
+    fields = dataclasses.asdict(recommender.store.fields(user))
+    return {"request": dataclasses.asdict(request), "history": told, "fields": fields, "item_ids": ids(recommender.recommend(request))}
+
+
+def test_whole_answers_recorded_at_export_must_come_back(recommender, url, tmp_path):
+    folder = write_release(tmp_path / "v1", items=60, width=8, seed=3)
+    golden = [golden_of(recommender, user) for user in ("u0", "u4", "u9")]
+    manifest = {
+        name: value for name, value in json.loads((folder / "manifest.json").read_text()).items() if name not in ("files", "checksum")
+    }
+    (folder / "golden.json").write_text(json.dumps(golden))
+    seal(folder, manifest)
+    Recommender.load(folder, url).close()
+    golden[1]["item_ids"] = [*golden[2]["item_ids"][:7], "i0", "i1", "i2"]
+    (folder / "golden.json").write_text(json.dumps(golden))
+    seal(folder, manifest)
+    with pytest.raises(ReleaseError, match=r"golden\.json has another answer to golden-u4"):
+        Recommender.load(folder, url)

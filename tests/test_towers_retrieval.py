@@ -1,0 +1,195 @@
+"""The retrieval task: negatives, the law of several processes, resuming, leaving a model behind and starting warm from it."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as L
+import torch
+import torch.multiprocessing
+
+from data.datamodule import Events, RetrievalData
+from data.propensity import even, popularity
+from data.split import TEST, VALIDATION, by_time
+from data.log import read_log
+from data.schema import Tables
+from towers.encoders import MeanEncoder
+from towers.evaluation import ItemLists, per_user, rank
+from towers.retrieval import InBatchNegatives, RetrievalTask, WholeCatalogue, distinct
+from towers.saved import SavedModelError, SavedRetrieval, save_retrieval
+from towers.two_tower import IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower
+from towers.warm_start import start_warm
+from tests.logs import small
+
+
+def data_of(log, **change):
+    known = {"batch_size": 128, "history_length": 10, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "seed": 0}
+    return RetrievalData(log, **known | change)
+
+
+def task_of(data, **change):
+    torch.manual_seed(0)
+    known = {
+        "width": 16, "temperature": 0.2, "table_lr": 0.05, "table_std": 0.1, "ks": (10, 20),
+        "item_tower": partial(ItemTower, hidden=32, id_dropout=0.1, dropout=0.1, norm=UnitNorm()),
+        "user_tower": partial(UserTower, hidden=32, dropout=0.1, norm=UnitNorm(), encoder=MeanEncoder),
+        "negatives": partial(InBatchNegatives, uniform=8), "dense_optimizer": partial(torch.optim.AdamW, lr=3e-3),
+    }  # fmt: skip
+    return RetrievalTask(data=data, **known | change)
+
+
+def trainer(**change):
+    known = {
+        "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "num_sanity_val_steps": 0, "reload_dataloaders_every_n_epochs": 1, "use_distributed_sampler": False, "limit_val_batches": 0,
+    }  # fmt: skip
+    return L.Trainer(**known | change)
+
+
+def test_distinct_is_unique():
+    rows = torch.tensor([5, 2, 5, 9, 2])
+    row_R, place_N = distinct(rows, 10)
+    assert row_R.tolist() == [2, 5, 9] and torch.equal(row_R[place_N], rows)
+
+
+def test_candidates_hold_each_query_its_own_item_once():
+    torch.manual_seed(0)
+    rows = torch.tensor([3, 3, 7, 1])
+    candidates = InBatchNegatives(count_I=np.arange(1, 11), batch_size=4, uniform=5)(rows)
+    assert torch.equal(candidates.row_M[candidates.target_B], rows)
+    assert candidates.row_M.tolist() == sorted(set(candidates.row_M.tolist()))
+    everything = WholeCatalogue(count_I=np.arange(1, 11), batch_size=4)(rows)
+    assert torch.equal(everything.row_M[everything.target_B], rows) and (everything.log_q_M == 0).all()
+
+
+def test_training_beats_popularity_on_a_world_with_tastes():
+    log = small()[1]
+    data, task = data_of(log), task_of(data_of(log))
+    trainer(max_epochs=8).fit(task, data)
+    asked = data.questions(TEST)
+    learned = per_user(task.eval().rank(asked), (10,))["ndcg_at_10"].mean()
+    fresh = per_user(task_of(data).eval().rank(asked), (10,))["ndcg_at_10"].mean()
+    count_I = torch.as_tensor(log.item_count()).float()
+    lists = [ItemLists(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((asked.target_offset, asked.target_row), (asked.seen_offset, asked.seen_row))]
+    popular = rank(lambda u: count_I.expand(len(u), -1), torch.arange(len(asked.user_row_Q)), *lists, item_count=len(count_I))
+    assert learned > 1.15 * float(per_user(popular, (10,))["ndcg_at_10"].mean()) and learned > 2 * fresh
+
+
+def test_weights_of_one_change_no_bit():
+    log = small()[1]
+    states = []
+    for propensity in (even, partial(popularity, power=0.0)):
+        data = data_of(log, propensity=propensity)
+        task = task_of(data)
+        trainer(max_epochs=1).fit(task, data)
+        states.append(task.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_resumed_run_is_the_run_it_would_have_been(tmp_path):
+    data = data_of(small()[1])
+    whole = task_of(data)
+    trainer(max_epochs=3).fit(whole, data)
+    first = task_of(data)
+    half = trainer(max_epochs=1)
+    half.fit(first, data)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    rest = task_of(data)
+    torch.manual_seed(123)
+    trainer(max_epochs=3).fit(rest, data, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    assert all(torch.equal(whole.state_dict()[name], rest.state_dict()[name]) for name in whole.state_dict())
+
+
+def test_what_was_saved_answers_as_what_was_trained(tmp_path):
+    log = small()[1]
+    data, task = data_of(log), task_of(data_of(log))
+    trainer(max_epochs=1).fit(task, data)
+    save_retrieval(task, data, tmp_path)
+    saved = SavedRetrieval.open(tmp_path)
+    saved.check_same_items(log)
+    batch = Events.of(log, np.ones(len(log.item_row_E), np.float32), torch.device("cpu")).batch(torch.arange(50, 60), length=10)
+    input_ID = task.item_rows()[:, :16]
+    scripted = saved.user_tower(saved.row_IW[batch.history_row_BL, :16], batch.event_code_BL, batch.age_minutes_BL, batch.moment_BC)
+    torch.testing.assert_close(scripted, task.user_tower.ask(batch, input_ID, batch.history_row_BL), atol=2e-3, rtol=2e-3)
+    other = read_log(by_time(Tables(log.split.tables.events, log.split.tables.items.reverse(), *_rest(log))))
+    with pytest.raises(SavedModelError, match="other item_ids than this log"):
+        saved.check_same_items(other)
+    with (tmp_path / "user_tower.pt").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(SavedModelError, match=r"user_tower\.pt cannot be read"):
+        SavedRetrieval.open(tmp_path)
+
+
+def _rest(log):
+    return log.split.tables.users, log.split.tables.impressions
+
+
+def test_warm_start_moves_rows_by_name(tmp_path):
+    log = small()[1]
+    data, task = data_of(log), task_of(data_of(log))
+    trainer(max_epochs=1).fit(task, data)
+    save_retrieval(task, data, tmp_path)
+    turned = read_log(by_time(Tables(log.split.tables.events, log.split.tables.items.reverse(), *_rest(log))))
+    warm = task_of(data_of(turned))
+    said = start_warm(warm, data_of(turned), tmp_path)
+    assert "120 of 120 items known" in said
+    torch.testing.assert_close(warm.item_id.weight, task.item_id.weight.flip(0))
+    torch.testing.assert_close(warm.user_tower.moment[2].weight, task.user_tower.moment[2].weight)
+    genres = len(log.catalogue.recipe.genres.words)
+    torch.testing.assert_close(warm.item_tower.content[0].weight[:, :genres], task.item_tower.content[0].weight[:, :genres])
+    fewer = log.split.tables.items.head(100)
+    events = log.split.tables.events.join(fewer, on="item_id", how="semi")
+    known = read_log(by_time(Tables(events, fewer, *_rest(log))))
+    older = task_of(data_of(known))
+    save_retrieval(older, data_of(known), tmp_path / "older")
+    grown = task_of(data_of(log))
+    fresh = grown.item_id.weight[100:].clone()
+    assert "100 of 120 items known" in start_warm(grown, data_of(log), tmp_path / "older")
+    torch.testing.assert_close(grown.item_id.weight[:100], older.item_id.weight)
+    assert torch.equal(grown.item_id.weight[100:], fresh)
+
+
+def test_an_id_two_tower_trains_through_the_same_task():
+    log = small()[1]
+    data = data_of(log, history_length=0)
+    task = task_of(
+        data, item_tower=partial(IdItemTower, norm=UnitNorm()), user_tower=partial(IdUserTower, norm=UnitNorm()), negatives=InBatchNegatives, table_lr=0.2
+    )
+    before = task.rank(data.questions(VALIDATION))
+    trainer(max_epochs=5).fit(task, data)
+    after = task.rank(data.questions(VALIDATION))
+    assert per_user(after, (20,))["recall_at_20"].mean() > per_user(before, (20,))["recall_at_20"].mean() * 1.5
+
+
+def _one_rank(rank: int, folder: str) -> None:
+    """One of two gloo processes: the gradient of its half of a batch, averaged as Lightning's DDP would."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    gradient = _gradient(slice(rank * 32, rank * 32 + 32))
+    for tensor in gradient.values():
+        torch.distributed.all_reduce(tensor)
+        tensor /= 2
+    torch.save(gradient, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _gradient(rows: slice) -> dict[str, torch.Tensor]:
+    log = small()[1]
+    data = data_of(log, propensity=partial(popularity, power=1.0), floor=0.05, batch_size=64)
+    task = task_of(data, negatives=InBatchNegatives).eval()  # no dropout: what is random differs between processes
+    task.epoch_loss, task.epoch_rows = torch.zeros(()), 0
+    batch = Events.of(data.train_log, data.weight_E, torch.device("cpu")).batch(torch.as_tensor(data.train_event[:640:10])[rows], length=10)
+    task.training_step(batch, 0).backward()
+    return {name: p.grad.to_dense() for name, p in task.named_parameters() if p.grad is not None}
+
+
+def test_two_processes_have_the_gradient_of_one_on_the_joined_batch():
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_one_rank, args=(folder,), nprocs=2)
+        halves = [torch.load(Path(folder) / f"{rank}.pt") for rank in (0, 1)]
+    whole = _gradient(slice(0, 64))
+    assert whole.keys() == halves[0].keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(halves[0][name], gradient, atol=1e-6, rtol=1e-4)
+        assert torch.equal(halves[0][name], halves[1][name])
