@@ -58,7 +58,7 @@ def read_log(retrieval: Path) -> Log:
 
 def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float) -> None:
     """Everything that serving knows besides models: items, words, the clock, what users did, who they are."""
-    saved.row_IW.numpy().tofile(staging / "items.f16")
+    saved.rows_after(log).numpy().tofile(staging / "items.f16")
     items = log.split.tables.items
     items.write_parquet(staging / "catalogue.parquet")
     log.split.tables.users.write_parquet(staging / "users.parquet")
@@ -166,7 +166,7 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     for spec, path in specs.items():
         add_version(staging / "triton", spec, 1, path, backend=instantiate(cfg.backend), threads=cfg.threads, instances=cfg.instances)
     write_tables(staging, log, saved, ranks["clock_half_life_days"])
-    instantiate(cfg.index)(saved.row_IW[:, saved.width :].float().numpy()).save(staging / "index.faiss")
+    instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
     golden = golden_tensors(log, saved, load_script(ranking / "ranker.pt"), cfg.golden_requests)
     np.savez(staging / "golden.npz", **golden)
     (staging / "golden.json").write_text("[]")

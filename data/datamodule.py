@@ -4,6 +4,7 @@ Shapes: B rows · L history length · C moment columns · E events · I catalogu
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from data.split import TEST, TRAIN, VALIDATION
 
 
 class RetrievalBatch(NamedTuple):
-    """Who wanted what, when, after which history. int64 but for the weight (float32)."""
+    """Who wanted what, when (ms UTC), after which history. int64 but for the weight (float32)."""
 
     user_row_B: Tensor
     item_row_B: Tensor
@@ -28,6 +29,7 @@ class RetrievalBatch(NamedTuple):
     age_minutes_BL: Tensor
     moment_BC: Tensor
     weight_B: Tensor
+    now_B: Tensor
 
 
 class Events(NamedTuple):
@@ -54,18 +56,40 @@ class Events(NamedTuple):
             self.item_row_E, self.event_code_E, self.timestamp_E,
             start_B=self.offset_U1[user_row_B], end_B=event_B, now_B=now_B, length=length,
         )  # fmt: skip
-        return RetrievalBatch(user_row_B, self.item_row_E[event_B], *history.arrays(), self.moment_EC[event_B], self.weight_E[event_B])
+        return RetrievalBatch(
+            user_row_B, self.item_row_E[event_B], *history.arrays(), self.moment_EC[event_B], self.weight_E[event_B], now_B
+        )  # fmt: skip
+
+
+def shuffled(timestamp_N: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Any row beside any other: the order of one epoch, (N,) or a little shorter."""
+    return torch.randperm(len(timestamp_N), generator=generator)
+
+
+def by_hour(timestamp_N: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """A batch is a stretch of time, the stretches in any order: negatives are of the same days as positives, and what changes by the hour
+    is the same for all rows of a batch. Where the stretches begin shifts from epoch to epoch."""
+    in_time = timestamp_N.cpu().argsort(stable=True)
+    first = int(torch.randint(min(batch_size, len(in_time)), (1,), generator=generator)) if len(in_time) >= 2 * batch_size else 0
+    stretches = in_time[first:].split(batch_size)
+    whole = [stretch for stretch in stretches if len(stretch) == batch_size] or [in_time]
+    return torch.cat([whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()])
 
 
 class Batches:
     """One epoch: the rows of this rank in an order that (seed, epoch) alone decides, so that a resumed run sees what it would have seen.
 
     The rows that do not fill the last batch wait for another epoch's shuffle. With fewer rows than a batch, the batch is all of them.
+    Ranks take turns within each batch, so that all see the same stretch of an ordered epoch.
     """
 
-    def __init__(self, row_N: Tensor, make: Callable[[Tensor], NamedTuple], *, batch_size: int, seed: int, epoch: int, rank: int = 0, ranks: int = 1):
+    def __init__(
+        self, row_N: Tensor, make: Callable[[Tensor], NamedTuple], *, order: Callable[[int, torch.Generator], Tensor], batch_size: int,
+        seed: int, epoch: int, rank: int = 0, ranks: int = 1,
+    ):  # fmt: skip
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order_N = torch.randperm(len(row_N), generator=generator)[rank::ranks][: len(row_N) // ranks]
+        order_N = order(batch_size * ranks, generator)
+        order_N = order_N[rank::ranks][: len(order_N) // ranks]
         self.row_N = row_N[order_N.to(row_N.device)]
         self.make = make
         self.batch_size = min(batch_size, len(self.row_N))
@@ -87,7 +111,7 @@ class RetrievalData(L.LightningDataModule):
     """Rows, questions and weights of one log.
 
     `propensity` estimates how likely each training row was to be shown (`data.propensity`), `floor` bounds its inverse.
-    `recency_half_life_days` halves the weight of a row with its age; null weighs all alike.
+    `recency_half_life_days` halves the weight of a row with its age; null weighs all alike. `order` is `shuffled` or `by_hour`.
 
     Raises:
         ValueError: the training part has no liked event.
@@ -102,12 +126,14 @@ class RetrievalData(L.LightningDataModule):
         propensity: Callable[[Exposure], np.ndarray],
         floor: float,
         recency_half_life_days: float | None,
+        order: Callable[[Tensor, int, torch.Generator], Tensor],
         seed: int,
     ):
         super().__init__()
         self.log = log
         self.batch_size = batch_size
         self.history_length = history_length
+        self.order = order
         self.seed = seed
         self._asked: dict[int, Queries] = {}
         self.train_log = log.before(VALIDATION)
@@ -132,8 +158,9 @@ class RetrievalData(L.LightningDataModule):
         trainer = self.trainer
         device = trainer.strategy.root_device
         events = Events.of(self.train_log, self.weight_E, device)
+        row_N = torch.as_tensor(self.train_event, device=device)
         return Batches(
-            torch.as_tensor(self.train_event, device=device), lambda event_B: events.batch(event_B, length=self.history_length),
+            row_N, lambda event_B: events.batch(event_B, length=self.history_length), order=partial(self.order, events.timestamp_E[row_N]),
             batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
         )  # fmt: skip
 

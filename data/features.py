@@ -7,7 +7,7 @@ Shapes: B rows · L history length · K candidates · G genres · I catalogue ·
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,22 +180,30 @@ class ItemClock:
     prior_rating: float
     prior_count: float = 5.0
 
-    def before(self, item_row: np.ndarray, hour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(popularity, mean rating) of each item just before its hour began; float32, the shape of `item_row`.
+    def before(self, item_row, hour):
+        """(popularity, mean rating) of each item just before its hour began; float32, the shape of `item_row`, numpy or torch as the clock is.
 
         An item without ratings has the prior; one with few is drawn towards it by `prior_count` imagined ratings.
         """
+        xp = array_namespace(item_row)
         if not len(self.key):
-            return np.zeros(item_row.shape, np.float32), np.full(item_row.shape, self.prior_rating, np.float32)
-        key = (item_row.astype(np.int64) << 32) + hour
-        entry = np.searchsorted(self.key, key, side="left") - 1
+            zero = xp.zeros(item_row.shape, dtype=xp.float32, device=device_of(item_row))
+            return zero, zero + self.prior_rating
+        key = (item_row << 32) + hour
+        entry = xp.searchsorted(self.key, key) - 1
         there = (entry >= 0) & (self.key[entry] >> 32 == item_row)
         elapsed = (key & 0xFFFFFFFF) - (self.key[entry] & 0xFFFFFFFF)
-        decay = np.exp2(-elapsed / self.half_life_hours)
-        popularity = np.where(there, self.popularity[entry] * decay, 0.0)
-        ratings = np.where(there, self.rating_count[entry], 0.0)
-        total = np.where(there, self.rating_sum[entry], 0.0) + self.prior_rating * self.prior_count
-        return popularity.astype(np.float32), (total / (ratings + self.prior_count)).astype(np.float32)
+        decay = 2.0 ** (-elapsed / self.half_life_hours)
+        zero = xp.zeros_like(decay)
+        popularity = xp.where(there, self.popularity[entry] * decay, zero)
+        ratings = xp.where(there, self.rating_count[entry], zero)
+        total = xp.where(there, self.rating_sum[entry], zero) + self.prior_rating * self.prior_count
+        return xp.astype(popularity, xp.float32), xp.astype(total / (ratings + self.prior_count), xp.float32)
+
+    def to(self, move: Callable) -> "ItemClock":
+        """The clock with each array moved by `move`: onto a training device, say."""
+        arrays = (move(array) for array in (self.key, self.popularity, self.rating_sum, self.rating_count))
+        return ItemClock(*arrays, self.half_life_hours, self.prior_rating, self.prior_count)
 
     def latest(self) -> "ItemClock":
         """Only each item's last entry: all that hours after the log can ask for."""

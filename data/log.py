@@ -10,7 +10,7 @@ import polars as pl
 
 from data.aggregates import item_clock
 from data.content import ContentRecipe, fit_content
-from data.features import DAY_MS, EVENT_TYPE_CODE, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
+from data.features import DAY_MS, HOUR_MS, EVENT_TYPE_CODE, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
 from data.schema import Tables
 from data.split import TRAIN, Split
 
@@ -111,6 +111,11 @@ def queries(log: Log, part: int) -> Queries:
         history, user_row_Q, start_Q, end_Q, log.timestamp_E[event[start]], log.moment_EC[event[start]],
         np.concatenate([[0], np.cumsum(count)]), item_row, seen_offset, history.item_row_E[seen],
     )  # fmt: skip
+
+
+def hour_after(log: Log) -> int:
+    """The first hour (since 1970 UTC) that no event of the log lies in or after; 0 for an empty log."""
+    return int(log.timestamp_E.max(initial=-1)) // HOUR_MS + 1
 
 
 def read_catalogue(items: pl.DataFrame, recipe: ContentRecipe) -> Catalogue:

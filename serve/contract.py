@@ -61,11 +61,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One shown item: `score` is a probability, `reason` a sentence that is true, `row` the shelf it stands on."""
+    """One shown item: `score` is a probability, or None where no model was asked, `reason` a sentence that is true, `row` its shelf."""
 
     item_id: str
     title: str
-    score: float
+    score: float | None
     reason: str
     row: str
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.datamodule import Batches, RetrievalData
+from data.datamodule import Batches, RetrievalData, by_hour, shuffled
 from data.propensity import even, logged, popularity
 from data.split import by_time
 from data.log import read_log
@@ -16,7 +16,7 @@ from tests.logs import small, tables
 
 
 def rows(**change):
-    known = {"batch_size": 4, "seed": 1, "epoch": 0}
+    known = {"batch_size": 4, "seed": 1, "epoch": 0, "order": lambda size, generator: torch.randperm(20, generator=generator)}
     return [row for batch in Batches(torch.arange(100, 120), lambda row_B: row_B, **known | change) for row in batch.tolist()]
 
 
@@ -38,7 +38,7 @@ def test_ranks_share_the_rows_among_them():
 
 
 def made(log, **change):
-    known = {"batch_size": 64, "history_length": 5, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "seed": 0}
+    known = {"batch_size": 64, "history_length": 5, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "order": shuffled, "seed": 0}
     return RetrievalData(log, **known | change)
 
 

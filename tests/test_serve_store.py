@@ -88,14 +88,32 @@ def test_late_events_find_their_place_and_the_oldest_leave(store):
 SEEN = st.builds(Seen, st.integers(0, 6), st.sampled_from("abc"), st.sampled_from([CLICK, RATE]), st.sampled_from([1.0, 2.0]))
 
 
-@given(st.lists(SEEN, max_size=15), st.lists(SEEN, max_size=15), st.integers(1, 6))
-def test_a_history_kept_event_by_event_is_the_union_of_all(old, new, length):
-    stepwise = []
+SEEN_LISTS = st.lists(SEEN, max_size=12)
+
+
+@given(SEEN_LISTS, SEEN_LISTS, SEEN_LISTS, st.integers(1, 6))
+def test_a_history_kept_event_by_event_is_the_union_of_all(base, old, new, length):
+    at_once = union(base, [*old, *new], length=length)
+    stepwise = union(base, [], length=length)
     for seen in (*old, *new):
-        stepwise = union([*stepwise, seen], length=length)
-    assert stepwise == union([*old, *new], length=length) == union([*union(old, length=length), *new], length=length)
-    assert len({seen[:3] for seen in stepwise}) == len(stepwise)
+        stepwise = union(stepwise, [seen], length=length)
+    assert stepwise == at_once == union(union(base, old, length=length), new, length=length)
     assert [seen.timestamp for seen in stepwise] == sorted(seen.timestamp for seen in stepwise)
+
+
+@given(SEEN_LISTS)
+def test_what_was_told_twice_counts_once(told):
+    assert {seen[:3] for seen in told} == {seen[:3] for seen in union([], told, length=99)}
+    assert len({seen[:3] for seen in told}) == len(union([], told, length=99))
+    base = sorted(told, key=lambda seen: seen.timestamp)
+    assert [seen[:3] for seen in union(base, [], length=99)] == [seen[:3] for seen in base]
+    assert sorted(seen[:3] for seen in union(base, told, length=99)) == sorted(seen[:3] for seen in base)
+
+
+def test_a_later_telling_corrects_the_earlier_one(store):
+    store.append([event(1, item="a", kind="rate", rating=2, at=5), event(2, item="b", at=5)])
+    store.append([event(3, item="a", kind="rate", rating=4, at=5)])
+    assert store.history("u").item_ids == ("b", "a") and store.history("u").rating_L[1] == 4
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=9)
@@ -138,8 +156,8 @@ def test_the_next_release_takes_the_place_of_the_last_and_no_event_is_lost(store
     assert store.history("u").item_ids == ("a", "i5")
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(SEEN, max_size=8), st.lists(st.tuples(SEEN, st.sampled_from("uv")), max_size=10), st.integers(0, 10), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+@given(SEEN_LISTS, st.lists(st.tuples(SEEN, st.sampled_from("uv")), max_size=10), st.integers(0, 10), st.integers(1, 4))
 def test_when_the_release_is_loaded_makes_no_difference(tmp_path_factory, base, live, before, length):
     folder = tmp_path_factory.mktemp("store")
     base = sorted(base, key=lambda seen: seen.timestamp)
@@ -153,10 +171,9 @@ def test_when_the_release_is_loaded_makes_no_difference(tmp_path_factory, base, 
     store.load_histories(*files, version="v1")
     store.append(events[before:])
     history = store.history("u")
-    told = union([*base, *(seen for seen, user in live if user == "u")], length=length) if live else base[-length:]
-    if any(user == "u" for _, user in live):
-        assert list(zip(history.timestamp_L, history.item_ids, history.event_type_L, history.rating_L, strict=True)) == told
-    assert list(store.history("v").item_ids) == [seen.item_id for seen in union([s for s, user in live if user == "v"], length=length)]
+    told = union(base, [seen for seen, user in live if user == "u"], length=length)
+    assert list(zip(history.timestamp_L, history.item_ids, history.event_type_L, history.rating_L, strict=True)) == told
+    assert list(store.history("v").item_ids) == [seen.item_id for seen in union([], [s for s, user in live if user == "v"], length=length)]
     store.close()
 
 

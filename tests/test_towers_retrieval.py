@@ -10,7 +10,7 @@ import pytorch_lightning as L
 import torch
 import torch.multiprocessing
 
-from data.datamodule import Events, RetrievalData
+from data.datamodule import Events, RetrievalData, shuffled
 from data.propensity import even, popularity
 from data.split import TEST, VALIDATION, by_time
 from data.log import read_log
@@ -25,7 +25,7 @@ from tests.logs import small
 
 
 def data_of(log, **change):
-    known = {"batch_size": 128, "history_length": 10, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "seed": 0}
+    known = {"batch_size": 128, "history_length": 10, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "order": shuffled, "seed": 0}
     return RetrievalData(log, **known | change)
 
 
@@ -110,7 +110,7 @@ def test_what_was_saved_answers_as_what_was_trained(tmp_path):
     saved = SavedRetrieval.open(tmp_path)
     saved.check_same_items(log)
     batch = Events.of(log, np.ones(len(log.item_row_E), np.float32), torch.device("cpu")).batch(torch.arange(50, 60), length=10)
-    input_ID = task.item_rows()[:, :16]
+    input_ID = task.item_rows(log)[:, :16]
     scripted = saved.user_tower(saved.row_IW[batch.history_row_BL, :16], batch.event_code_BL, batch.age_minutes_BL, batch.moment_BC)
     torch.testing.assert_close(scripted, task.user_tower.ask(batch, input_ID, batch.history_row_BL), atol=2e-3, rtol=2e-3)
     other = read_log(by_time(Tables(log.split.tables.events, log.split.tables.items.reverse(), *_rest(log))))

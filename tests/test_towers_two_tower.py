@@ -1,19 +1,21 @@
 """The towers: callable alone, an item without an id still has a place, and what is scripted answers the same."""
 
+import math
+
 import torch
 
 from towers.encoders import AttentionEncoder, MeanEncoder
-from towers.two_tower import ItemTower, UnitNorm, UserTower
+from towers.two_tower import ItemTower, UnitNorm, UserTower, prior
 
 
 def item_tower(id_dropout=0.5):
     torch.manual_seed(0)
-    return ItemTower(width=8, features=5, hidden=16, id_dropout=id_dropout, dropout=0.0, norm=UnitNorm())
+    return ItemTower(width=8, features=5, priors=2, hidden=16, id_dropout=id_dropout, dropout=0.0, norm=UnitNorm())
 
 
 def user_tower(encoder=MeanEncoder):
     torch.manual_seed(0)
-    return UserTower(width=8, moment_sizes=(24, 7, 3), users=0, encoder=encoder, hidden=16, dropout=0.1, norm=UnitNorm()).eval()
+    return UserTower(width=8, moment_sizes=(24, 7, 3), users=0, priors=2, encoder=encoder, hidden=16, dropout=0.1, norm=UnitNorm()).eval()
 
 
 def question(rows=4, length=6):
@@ -28,7 +30,7 @@ def test_an_item_without_an_id_has_the_row_of_its_content():
     row = tower(feature)
     input_RD = tower.input(torch.zeros(3, 8), feature)
     assert row.dtype == torch.float16 and row.shape == (3, 16)
-    torch.testing.assert_close(row.float(), torch.cat([input_RD, tower.vector(input_RD)], dim=1), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(row.float(), torch.cat([input_RD, tower.vector(input_RD, torch.zeros(3, 2))], dim=1), atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(row[:, 8:].float().norm(dim=1), torch.ones(3), atol=2e-3, rtol=0)
 
 
@@ -49,10 +51,13 @@ def test_towers_script_to_what_they_are():
     torch.testing.assert_close(torch.jit.script(tower)(feature), tower(feature))
 
 
-def test_a_query_is_of_length_one_whatever_was_asked():
+def test_taste_is_of_length_one_and_popularity_begins_as_a_prior_of_power_one():
     history, code, age, moment = question()
     for asked in ((history, code, age, moment), (history, code * 0, age, moment)):
-        torch.testing.assert_close(user_tower()(*asked).norm(dim=1), torch.ones(4))
+        query = user_tower()(*asked)
+        torch.testing.assert_close(query[:, :6].norm(dim=1), torch.ones(4))
+        columns = prior(torch.tensor([[5.0, 5.0]]))
+        torch.testing.assert_close((query[:, 6:] @ columns.T / 0.1)[:, 0], torch.full((4,), math.log1p(5 / 0.1)))
 
 
 def test_what_is_padding_does_not_matter_and_the_moment_does():

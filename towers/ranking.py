@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from data.features import PackedHistory, candidate_numbers
+from data.log import Log
+from data.split import TEST
 from towers.evaluation import ItemLists, Ranking, per_user, rank, slices, summary
 from towers.losses import weighted_bce, weighted_squared_error
 from towers.metrics import auc, calibration_error, grouped_auc, log_loss
@@ -106,11 +108,11 @@ class RankingTask(L.LightningModule):
         seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
         targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
         history_clock = asked.history.clock(half_life_days=data.half_life_days)
-        seen_user = seen.user_index()
+        seen_user, vector_ID = seen.user_index(), data.vectors(TEST)
 
         def score(user_row_B: Tensor) -> Tensor:
             rows = user_row_B.numpy()
-            score_BI = query_QD[user_row_B] @ data.vector_ID.T
+            score_BI = query_QD[user_row_B] @ vector_ID.T
             mine = torch.isin(seen_user, user_row_B)
             score_BI[seen_user[mine] - user_row_B[0], seen.item_row[mine]] = -torch.inf
             best_BK, item_row_BK = score_BI.topk(min(data.depth, score_BI.shape[1]), dim=1)
@@ -126,10 +128,10 @@ class RankingTask(L.LightningModule):
             return torch.full_like(score_BI, -torch.inf).scatter_(1, item_row_BK, best_BK)
 
         everyone = torch.arange(len(query_QD))
-        return rank(score, everyone, targets, seen, item_count=len(data.vector_ID), depth=max(*self.ks, 100), block_users=256)
+        return rank(score, everyone, targets, seen, item_count=len(vector_ID), depth=max(*self.ks, 100), block_users=256)
 
-    def item_rows(self) -> Tensor:
-        """The item table of the retrieval model, (I, 2 D)."""
+    def item_rows(self, log: Log) -> Tensor:
+        """The item table of the retrieval model, (I, 2 D), as it was saved."""
         return self.row_IW.float()
 
     def on_train_epoch_start(self) -> None:

@@ -4,6 +4,7 @@ Shapes: G groups · B groups of a batch · K items per group · X numbers · Y l
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.datamodule import Batches, whole_part
+from data.datamodule import Batches, shuffled, whole_part
 from data.features import ItemClock, PackedHistory, candidate_numbers, pack
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
@@ -67,7 +68,7 @@ class RankingData(L.LightningDataModule):
         self.clock: ItemClock = log.clock(half_life_days=clock_half_life_days)
         self.half_life_days = clock_half_life_days
         self.asked: Queries = queries(log, TEST)
-        self.vector_ID = self.model.row_IW[:, self.model.width :].float()
+        self._rows: dict[int, Tensor] = {}
         if len(log.split.tables.impressions):
             groups = shown(log)
         else:
@@ -85,16 +86,28 @@ class RankingData(L.LightningDataModule):
 
     def _beside_retrieved(self, parts: set[int], negatives: int) -> Judgements:
         event = np.sort(np.concatenate([self.log.liked(part) for part in parts]))
-        start, now = self.log.offset_U1[self.log.user_row_E[event]], self.log.timestamp_E[event]
-        query_ND = ask(self.model, history_at(self.log, start, event, now, self.model.history_length), self.log.moment_EC[event])
-        proposal = [(block @ self.vector_ID.T).topk(min(self.depth, len(self.vector_ID)), dim=1).indices for block in query_ND.split(512)]
-        return retrieved(self.log, torch.cat(proposal).numpy(), event, negatives=negatives, seed=self.seed)
+        log, depth = self.log, min(self.depth, len(self.model.row_IW))
+        start, now = log.offset_U1[log.user_row_E[event]], log.timestamp_E[event]
+        query_ND = ask(self.model, history_at(log, start, event, now, self.model.history_length), log.moment_EC[event])
+        proposal_NK = np.zeros((len(event), depth), np.int64)
+        for part in parts:
+            vector_ID = self.vectors(part)
+            mine = np.flatnonzero(log.part_E[event] == part)
+            for rows in np.split(mine, range(512, len(mine), 512)):
+                proposal_NK[rows] = (query_ND[rows] @ vector_ID.T).topk(depth, dim=1).indices.numpy()
+        return retrieved(log, proposal_NK, event, negatives=negatives, seed=self.seed)
+
+    def vectors(self, part: int) -> Tensor:
+        """Retrieval vectors (I, D) as they stood before `part` began (for the training part: as it ended)."""
+        if part not in self._rows:
+            self._rows[part] = self.model.rows_after(self.log.before(max(part, VALIDATION)))[:, self.model.width :].float()
+        return self._rows[part]
 
     def tensors(self, groups: Judgements) -> RankingBatch:
         """Every group with its features: queries by the served user tower, numbers by `data.features.candidate_numbers`."""
         history = history_at(self.log, groups.start_G, groups.end_G, groups.now_G, self.model.history_length)
         query_GD = ask(self.model, history, groups.moment_GC)
-        number = self.numbers(query_GD, history, groups.now_G, groups.item_row_GK)
+        number = self.numbers(query_GD, history, groups)
         logged = groups.propensity_GK[groups.there_GK]
         count_I = self.log.item_count()
         weight_GK = np.zeros(groups.there_GK.shape, np.float32)
@@ -102,12 +115,16 @@ class RankingData(L.LightningDataModule):
         columns = (groups.moment_GC, groups.item_row_GK, number, groups.label_GKY, weight_GK)
         return RankingBatch(query_GD, *(torch.as_tensor(column) for column in columns))
 
-    def numbers(self, query_GD: Tensor, history: PackedHistory, now_G: np.ndarray, item_row_GK: np.ndarray) -> np.ndarray:
-        """(G, K, X) float32; the dot product is of the vectors as they are served (float16 rows)."""
-        dot = [torch.einsum("gd,gkd->gk", q, self.vector_ID[torch.as_tensor(rows)]) for q, rows in _chunks(query_GD, item_row_GK)]
+    def numbers(self, query_GD: Tensor, history: PackedHistory, groups: Judgements) -> np.ndarray:
+        """(G, K, X) float32; the dot product is of the vectors as they are served (float16 rows), just before the group's part."""
+        dot_GK = torch.zeros(groups.item_row_GK.shape)
+        for part in np.unique(groups.part_G):
+            vector_ID, mine = self.vectors(int(part)), np.flatnonzero(groups.part_G == part)
+            for rows in np.split(mine, range(2048, len(mine), 2048)):
+                dot_GK[rows] = torch.einsum("gd,gkd->gk", query_GD[rows], vector_ID[torch.as_tensor(groups.item_row_GK[rows])])
         catalogue = self.log.catalogue
         return candidate_numbers(
-            dot_BK=torch.cat(dot).numpy(), item_row_BK=item_row_GK, history=history, now_B=now_G, clock=self.clock,
+            dot_BK=dot_GK.numpy(), item_row_BK=groups.item_row_GK, history=history, now_B=groups.now_G, clock=self.clock,
             genre_IG=catalogue.genre_IG, release_day_I=catalogue.release_day_I,
         )  # fmt: skip
 
@@ -122,7 +139,7 @@ class RankingData(L.LightningDataModule):
         table = RankingBatch(*(column.to(device) for column in self.fit_batch))
         return Batches(
             torch.arange(len(table.query_BD), device=device), lambda row_B: RankingBatch(*(column[row_B] for column in table)),
-            batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
+            order=partial(shuffled, torch.arange(len(table.query_BD))), batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
         )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader:
@@ -142,7 +159,3 @@ class RankingData(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: NamedTuple, device: torch.device, dataloader_idx: int) -> NamedTuple:
         """Nothing to do: batches are cut on the device."""
         return batch
-
-
-def _chunks(query_GD: Tensor, item_row_GK: np.ndarray, size: int = 2048):
-    return ((query_GD[start : start + size], item_row_GK[start : start + size]) for start in range(0, max(len(query_GD), 1), size))

@@ -101,7 +101,7 @@ def figures(task, data) -> dict:
     )
     by_length = {name: mask_U[target_user_T] for name, mask_U in history_slices(task.test_history_length).items()}
     made["ndcg_by_history_length"] = report.metric_by_history_length("ndcg_at_20", *_by(ranking, by_length))
-    vector_ID = task.item_rows()[:, task.width :].cpu()
+    vector_ID = task.item_rows(data.log)[:, task.width :].cpu()
     genres = data.log.catalogue.recipe.genres.words
     genre_IG = torch.as_tensor(data.log.catalogue.genre_IG)
     if genres:

@@ -14,12 +14,13 @@ import torch.distributed
 from torch import Tensor, nn
 
 from data.datamodule import RetrievalBatch, RetrievalData
-from data.features import pack
+from data.features import HOUR_MS, ItemClock, pack
 from data.frequency import log_in_batch
-from data.log import Queries
+from data.log import Log, Queries, hour_after
 from towers.evaluation import DotProduct, ItemLists, Ranking, beyond_accuracy, per_user, rank, slices, summary
 from towers.losses import sampled_softmax
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
+from towers.two_tower import prior
 
 
 class Distinct(NamedTuple):
@@ -98,8 +99,10 @@ class WholeCatalogue:
 class RetrievalTask(L.LightningModule):
     """Trains a user tower and an item tower. The partials are called with what only the data know.
 
-    `item_tower(width, features)`, `user_tower(width, moment_sizes, users)` and `negatives(count_I, batch_size)` make the parts;
-    `dense_optimizer(params)` is for the networks, row-wise Adagrad at `table_lr` for the embedding tables.
+    `item_tower(width, features, priors)`, `user_tower(width, moment_sizes, users, priors)` and `negatives(count_I, batch_size)` make the
+    parts; `dense_optimizer(params)` is for the networks, row-wise Adagrad at `table_lr` for the embedding tables. For each of
+    `popularity_half_lives_days` an item's vector has a column that says how popular it was just before the hour (train those with
+    batches `by_hour`: a batch has one hour, that of its earliest row).
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class RetrievalTask(L.LightningModule):
         table_lr: float,
         table_std: float,
         dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        popularity_half_lives_days: tuple[float, ...] = (),
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
@@ -124,13 +128,25 @@ class RetrievalTask(L.LightningModule):
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width)
         nn.init.normal_(self.item_id.weight, std=table_std)
-        self.item_tower = item_tower(width=width, features=catalogue.feature_IF.shape[1])
-        self.user_tower = user_tower(width=width, moment_sizes=log.vocabulary.sizes, users=len(log.user_ids))
+        self.half_lives_days = tuple(popularity_half_lives_days)
+        priors = len(self.half_lives_days)
+        self.item_tower = item_tower(width=width, features=catalogue.feature_IF.shape[1], priors=priors)
+        self.user_tower = user_tower(width=width, moment_sizes=log.vocabulary.sizes, users=len(log.user_ids), priors=priors)
+        self.train_log = data.train_log
+        self.clocks: tuple[ItemClock, ...] = ()
         count_I = log.item_count()
         self.negatives = negatives(count_I=count_I, batch_size=data.batch_size)
         self.register_buffer("feature_IF", torch.as_tensor(catalogue.feature_IF), persistent=False)
         self.register_buffer("count_I", torch.as_tensor(count_I), persistent=False)
         self.rankings: dict[str, Ranking] = {}
+
+    def clocks_of(self, log: Log) -> tuple[ItemClock, ...]:
+        """One clock of `log` for each half-life, on the device of the model."""
+        return tuple(log.clock(half_life_days=days).to(lambda array: torch.as_tensor(array, device=self.device)) for days in self.half_lives_days)
+
+    def on_fit_start(self) -> None:
+        """The clocks of the training part, where the model now is."""
+        self.clocks = self.clocks_of(self.train_log)
 
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
@@ -138,7 +154,7 @@ class RetrievalTask(L.LightningModule):
         input_RD, candidate_M, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
         loss = sampled_softmax(
             self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(input_RD[candidate_M]),
+            self.item_tower.vector(input_RD[candidate_M], self.priors(candidates.row_M, batch.now_B.min() // HOUR_MS)),
             target_B=candidates.target_B,
             log_q_M=candidates.log_q_M,
             weight_B=batch.weight_B,
@@ -156,11 +172,21 @@ class RetrievalTask(L.LightningModule):
         input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF[row_R])
         return input_RD, place_N[: len(row_M)], place_N[len(row_M) :].view(history_row_BL.shape)
 
+    def priors(self, row_M: Tensor, hour: Tensor) -> Tensor:
+        """Popularity columns (M, P) of items just before an hour."""
+        if not self.clocks:
+            return torch.zeros(len(row_M), 0, device=row_M.device)
+        return prior(torch.stack([clock.before(row_M, hour)[0] for clock in self.clocks], dim=1))
+
     @torch.no_grad()
-    def item_rows(self) -> Tensor:
-        """The item table, (I, 2 D) float32: the input half, then the vector half. In eval mode, as it is exported."""
+    def item_rows(self, log: Log) -> Tensor:
+        """The item table just after `log`, (I, 2 D) float32: the input half, then the vector half. In eval mode, as it is exported."""
         input_ID = self.item_tower.input(self.item_id.weight, self.feature_IF)
-        return torch.cat([input_ID, self.item_tower.vector(input_ID)], dim=1)
+        row_I, hour = torch.arange(len(input_ID), device=self.device), torch.tensor(hour_after(log), device=self.device)
+        clocks, self.clocks = self.clocks, self.clocks_of(log)
+        vector_ID = self.item_tower.vector(input_ID, self.priors(row_I, hour))
+        self.clocks = clocks
+        return torch.cat([input_ID, vector_ID], dim=1)
 
     @torch.no_grad()
     def queries(self, asked: Queries, input_ID: Tensor, *, block: int = 4096) -> Tensor:
@@ -174,13 +200,13 @@ class RetrievalTask(L.LightningModule):
             log.item_row_E, log.event_code_E, log.timestamp_E,
             start_B=asked.start_Q[rows], end_B=asked.end_Q[rows], now_B=asked.now_Q[rows], length=self.history_length,
         )  # fmt: skip
-        columns = (asked.user_row_Q[rows], asked.user_row_Q[rows], *history.arrays(), asked.moment_QC[rows], asked.now_Q[rows])
+        columns = (asked.user_row_Q[rows], asked.user_row_Q[rows], *history.arrays(), asked.moment_QC[rows], asked.now_Q[rows], asked.now_Q[rows])
         batch = RetrievalBatch(*(torch.as_tensor(column, device=self.device) for column in columns))
         return self.user_tower.ask(batch, input_ID, batch.history_row_BL)
 
     def rank(self, asked: Queries) -> Ranking:
         """Full ranking of the whole catalogue for all questions."""
-        input_ID, vector_ID = self.item_rows().split(self.width, dim=1)
+        input_ID, vector_ID = self.item_rows(asked.history).split(self.width, dim=1)
         query_QD = self.queries(asked, input_ID)
         as_tensor = lambda array: torch.as_tensor(array, device=self.device)  # noqa: E731
         return rank(
@@ -206,7 +232,7 @@ class RetrievalTask(L.LightningModule):
         self.test_history_length = torch.as_tensor(np.diff(asked.seen_offset))
         seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
         popular = rank(self._popular, ranking.user_row_U, ranking.targets, seen, item_count=len(self.count_I), depth=max(self.ks))
-        content_IF = self.feature_IF if float(self.feature_IF.std(0).max()) > 0 else self.item_rows()[:, self.width :]
+        content_IF = self.feature_IF if float(self.feature_IF.std(0).max()) > 0 else self.item_rows(asked.history)[:, self.width :]
         figures = summary(per_user(ranking, self.ks))
         figures |= slices(ranking, self.ks, history_length_U=self.test_history_length.to(self.device), train_count_I=self.count_I)
         figures |= beyond_accuracy(

@@ -1,6 +1,7 @@
 """What a retrieval run leaves behind: a folder that the ranker learns from and that `export.py` publishes.
 
-user_tower.pt, item_tower.pt (TorchScript), rows.npy (I, 2 D float16: input half, vector half), meaning.json (ids and words behind the
+user_tower.pt, item_tower.pt (TorchScript), rows.npy (I, 2 D float16: input half, vector half, just after
+the training part), meaning.json (ids and words behind the
 numbers), recipe.npz (the content recipe), state.pt (weights, for a warm start). TorchScript and arrays only: nothing is unpickled.
 """
 
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from data.datamodule import RetrievalData
 from data.features import NUMBERS, MomentVocabulary, Vocabulary
-from data.log import Log
+from data.log import Log, hour_after
 from towers.ranker import HEADS
 from towers.retrieval import RetrievalTask
+from towers.two_tower import prior
 
 
 class SavedModelError(RuntimeError):
@@ -65,12 +67,12 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
     task = task.eval().cpu()
     script(task.user_tower, folder / "user_tower.pt")
     script(task.item_tower, folder / "item_tower.pt")
-    np.save(folder / "rows.npy", task.item_rows().numpy().astype(np.float16))
+    np.save(folder / "rows.npy", task.item_rows(data.train_log).numpy().astype(np.float16))
     torch.save(task.state_dict(), folder / "state.pt")
     recipe = asdict(data.log.catalogue.recipe)
     np.savez(folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_))
     numbers = {name: recipe[name] for name in ("embedding_width", "year_mean", "year_std")}
-    facts = {"kind": "retrieval", "width": task.width, "history_length": task.history_length, "recipe": numbers, **meaning(data.log)}
+    facts = {"kind": "retrieval", "width": task.width, "history_length": task.history_length, "half_lives_days": task.half_lives_days, "recipe": numbers, **meaning(data.log)}
     (folder / "meaning.json").write_text(json.dumps(facts))
 
 
@@ -84,6 +86,7 @@ class SavedRetrieval:
     row_IW: Tensor
     width: int
     history_length: int
+    half_lives_days: tuple[float, ...]
     item_ids: tuple[str, ...]
     liked_from: float
     vocabulary: MomentVocabulary
@@ -104,10 +107,21 @@ class SavedRetrieval:
             row_IW=torch.as_tensor(np.load(folder / "rows.npy")),
             width=facts["width"],
             history_length=facts["history_length"],
+            half_lives_days=tuple(facts["half_lives_days"]),
             item_ids=tuple(facts["item_ids"]),
             liked_from=-np.inf if facts["liked_from"] is None else facts["liked_from"],
             vocabulary=MomentVocabulary(*words),
         )
+
+    def rows_after(self, log: Log) -> Tensor:
+        """The item table, (I, 2 D) float16, with its popularity columns as they stand just after `log`."""
+        if not self.half_lives_days:
+            return self.row_IW
+        row_I = np.arange(len(self.row_IW))
+        clocks = [log.clock(half_life_days=days) for days in self.half_lives_days]
+        popularity_IP = np.stack([clock.before(row_I, hour_after(log))[0] for clock in clocks], axis=1)
+        taste_IW = self.row_IW[:, : -len(clocks)]
+        return torch.cat([taste_IW, prior(torch.as_tensor(popularity_IP)).half()], dim=1)
 
     def check_same_items(self, log: Log) -> None:
         """The rows of this model are the rows of `log`.

@@ -14,6 +14,13 @@ from data.features import EVENT_CODES, PAD
 from towers.rowwise_adagrad import lookup_distinct
 
 AGE_BUCKETS = 32
+PRIOR_SCALE = 0.03
+"""What a popularity column of a vector is multiplied by: small, so that nearness of items stays a matter of taste."""
+
+
+def prior(popularity_RP: Tensor) -> Tensor:
+    """Popularity columns of item vectors, (R, P), from decayed counts: 0 for an item nobody touched of late."""
+    return PRIOR_SCALE * torch.log1p(popularity_RP / 0.1)
 
 
 class UnitNorm(nn.Module):
@@ -31,12 +38,13 @@ class ItemTower(nn.Module):
     (DropoutNet, Volkovs et al. 2017).
     """
 
-    def __init__(self, *, width: int, features: int, hidden: int, id_dropout: float, dropout: float, norm: nn.Module):
+    def __init__(self, *, width: int, features: int, priors: int, hidden: int, id_dropout: float, dropout: float, norm: nn.Module):
         super().__init__()
         self.width = width
+        self.priors = priors
         self.id_dropout = id_dropout
         self.content = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
-        self.project = nn.Linear(width, width)
+        self.project = nn.Linear(width, width - priors)
         nn.init.eye_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         self.norm = norm
@@ -47,18 +55,21 @@ class ItemTower(nn.Module):
             id_RD = id_RD * (torch.rand(id_RD.shape[0], 1, device=id_RD.device) >= self.id_dropout)
         return id_RD + self.content(feature_RF)
 
-    def vector(self, input_RD: Tensor) -> Tensor:
-        """The retrieval half, (R, D), from the input half."""
-        return self.norm(self.project(input_RD))
+    def vector(self, input_RD: Tensor, prior_RP: Tensor) -> Tensor:
+        """The retrieval half, (R, D): D − P columns of taste from the input half, then the P columns of popularity."""
+        return torch.cat([self.norm(self.project(input_RD)), prior_RP], dim=1)
 
     def forward(self, feature: Tensor) -> Tensor:
         """The whole row of items known by content alone: (B, F) → (B, 2 D) float16, input half first."""
         input_BD = self.input(torch.zeros(feature.shape[0], self.width, device=feature.device), feature)
-        return torch.cat([input_BD, self.vector(input_BD)], dim=1).half()
+        nobody_yet_BP = torch.zeros(feature.shape[0], self.priors, device=feature.device)
+        return torch.cat([input_BD, self.vector(input_BD, nobody_yet_BP)], dim=1).half()
 
 
 class UserTower(nn.Module):
     """A history of item rows, and the moment, to a query. It knows no user id: its size does not grow with the users.
+
+    The query's first D − P columns are taste, its last `priors` = P say how much each popularity column of an item counts for this user now.
 
     `encoder` maps (B, L, D) and a mask to a state (B, D); `moment_sizes` is how many values each moment column may take;
     `users` is told to every user tower and not used by this one.
@@ -70,6 +81,7 @@ class UserTower(nn.Module):
         width: int,
         moment_sizes: tuple[int, ...],
         users: int,
+        priors: int,
         encoder: Callable[[int], nn.Module],
         hidden: int,
         dropout: float,
@@ -84,6 +96,11 @@ class UserTower(nn.Module):
         self.encoder = encoder(width)
         self.drop = nn.Dropout(dropout)
         self.mix = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.taste = width - priors
+        self.prior = nn.Linear(2 * width, priors)
+        nn.init.zeros_(self.prior.weight)
+        nn.init.ones_(self.prior.bias)
+        self.prior_start = 0.1 / PRIOR_SCALE / max(priors, 1)  # at a temperature of 0.1 the popularities begin as a prior of power one
         self.norm = norm
 
     def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
@@ -94,7 +111,9 @@ class UserTower(nn.Module):
         moment_BD = torch.zeros_like(state_BD)
         for column, table in enumerate(self.moment):
             moment_BD = moment_BD + table(moment[:, column])
-        return self.norm(state_BD + self.mix(torch.cat([state_BD, moment_BD], dim=1)))
+        both_BD = torch.cat([state_BD, moment_BD], dim=1)
+        taste_BD = (state_BD + self.mix(both_BD))[:, : self.taste]
+        return torch.cat([self.norm(taste_BD), self.prior_start * self.prior(both_BD)], dim=1)
 
     @torch.jit.unused
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
@@ -110,31 +129,35 @@ class UserTower(nn.Module):
 class IdItemTower(nn.Module):
     """An item is its embedding and nothing else; for logs of ids, and as the plain two-tower of the literature."""
 
-    def __init__(self, *, width: int, features: int, norm: nn.Module):
+    def __init__(self, *, width: int, features: int, priors: int, norm: nn.Module):
         super().__init__()
+        self.taste = width - priors
         self.norm = norm
 
     def input(self, id_RD: Tensor, feature_RF: Tensor) -> Tensor:
         """The input half, (R, D): the id embedding itself."""
         return id_RD
 
-    def vector(self, input_RD: Tensor) -> Tensor:
-        """The retrieval half, (R, D)."""
-        return self.norm(input_RD)
+    def vector(self, input_RD: Tensor, prior_RP: Tensor) -> Tensor:
+        """The retrieval half, (R, D): D − P columns of taste, then the P columns of popularity."""
+        return torch.cat([self.norm(input_RD[:, : self.taste]), prior_RP], dim=1)
 
 
 class IdUserTower(nn.Module):
     """A user is their embedding and nothing else. It grows with the users and cannot answer a stranger: a yardstick, not for serving."""
 
-    def __init__(self, *, width: int, moment_sizes: tuple[int, ...], users: int, norm: nn.Module, std: float = 0.1):
+    def __init__(self, *, width: int, moment_sizes: tuple[int, ...], users: int, priors: int, norm: nn.Module, std: float = 0.1):
         super().__init__()
+        self.taste = width - priors
+        self.prior = nn.Parameter(torch.full((priors,), 0.1 / PRIOR_SCALE / max(priors, 1)))
         self.table = nn.Embedding(users, width)
         nn.init.normal_(self.table.weight, std=std)
         self.norm = norm
 
     def forward(self, user_row: Tensor) -> Tensor:
         """Query (B, D) of distinct users, in rising order."""
-        return self.norm(lookup_distinct(self.table, user_row))
+        id_BD = lookup_distinct(self.table, user_row)
+        return torch.cat([self.norm(id_BD[:, : self.taste]), self.prior.expand(len(id_BD), -1)], dim=1)
 
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
         """Queries (B, D) of a batch, whatever its history."""

@@ -1,0 +1,108 @@
+"""What came back: events are checked, then logged and put into the live history in one transaction, so the very next answer knows."""
+
+import uuid
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from data.schema import EVENT_TYPES
+from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
+from serve.recommender import UnknownItem
+from serve.release import Release
+from serve.store import Event, SqliteStore
+
+MAX_EVENTS = 1_000
+MAX_BODY_BYTES = 2 * 1024 * 1024
+LARGEST = 1e9  # of ratings and seconds, which the tables hold as 32-bit floats
+IDS = ("event_id", "user_id", "item_id", "device", "region", "request_id")
+
+
+class PostedEvent(BaseModel):
+    """Something a user did with an item. Without `event_id` it is new; without `timestamp` (ms UTC) it is now."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    user_id: str
+    item_id: str
+    event_type: Literal[EVENT_TYPES]
+    event_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    timestamp: Annotated[int, Field(ge=0, le=LATEST_MS)] | None = None
+    watch_duration_seconds: Annotated[float, Field(ge=0, le=LARGEST)] | None = None
+    rating: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None = None
+    device: str | None = None
+    region: str | None = None
+    request_id: str | None = None
+
+
+OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "description": f"One event, or a list of at most {MAX_EVENTS:,}.",
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [PostedEvent.model_json_schema(), {"type": "array", "items": PostedEvent.model_json_schema()}]}
+            }
+        },
+    }
+}
+
+
+class Receipt(NamedTuple):
+    """How many events were new, and how many had been received before by their `event_id`."""
+
+    stored: int
+    repeated: int
+
+
+def check_size(byte_count: int) -> None:
+    """Raises InvalidRequest if a body of so many bytes is too large."""
+    if byte_count > MAX_BODY_BYTES:
+        raise InvalidRequest("body", f"is larger than {MAX_BODY_BYTES:,} bytes; send fewer events at once.")
+
+
+def parse(body: bytes, now: int) -> tuple[Event, ...]:
+    """The events in a JSON text that holds one or a list. `now` (ms UTC) is the time of those that tell none.
+
+    Raises:
+        InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
+    """
+    check_size(len(body))
+    try:
+        read = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest("body", f"is not JSON: {error}.") from error
+    posted = read if isinstance(read, list) else [read]
+    if not 1 <= len(posted) <= MAX_EVENTS:
+        raise InvalidRequest("body", f"holds {len(posted):,} events; expected 1 to {MAX_EVENTS:,}.")
+    return tuple(_event(one, now, f"[{number}]." if posted is read else "") for number, one in enumerate(posted))
+
+
+def _event(raw: object, now: int, within: str) -> Event:
+    if not isinstance(raw, dict):
+        raise InvalidRequest(within.rstrip(".") or "body", "is not an object with the fields of an event.")
+    try:
+        posted = PostedEvent.model_validate(raw)
+    except ValidationError as error:
+        raise refusal(error, within=within) from error
+    if posted.event_type == "rate" and posted.rating is None:
+        raise InvalidRequest(f"{within}rating", "is missing; an event of type rate needs it.")
+    told = posted.model_dump()
+    for name in IDS:
+        if told[name] is not None:
+            check_id(within + name, told[name])
+    return Event(**told | {"timestamp": now if posted.timestamp is None else posted.timestamp})
+
+
+def record(events: tuple[Event, ...], release: Release, store: SqliteStore) -> Receipt:
+    """Log events and change the histories they belong to: all or none, each `event_id` once.
+
+    Raises:
+        UnknownItem: the first item that the release's catalogue does not know; nothing was stored.
+        StoreError: the file cannot be written.
+    """
+    for event, row in zip(events, release.catalogue.rows([event.item_id for event in events]), strict=True):
+        if row < 0:
+            raise UnknownItem(event.item_id, release.manifest.version)
+    stored = store.append(events)
+    return Receipt(stored, len(events) - stored)

@@ -1,0 +1,249 @@
+"""The nearest items by inner product: the sole home of faiss.
+
+Four ways to build one `Index`, each usable as a config's `_target_`. Row r of the vectors is `item_row` r. On a GPU when there is one.
+Built for vectors of length one: HNSW and the lists of IVF find the largest inner product only among vectors of like length.
+
+Johnson, Douze, Jégou, Billion-scale similarity search with GPUs, 2017. Malkov, Yashunin, Efficient and robust approximate nearest neighbor
+search using hierarchical navigable small world graphs, 2016.
+
+Shapes: B batch · I catalogue · D width · K candidates.
+"""
+
+import bisect
+import math
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+EXACT_BELOW = 50_000
+TRAIN_PER_LIST = 64
+PROBE_SHARE, PROBE_K, PROBE_QUERIES = 0.99, 500, 128
+
+
+class IndexFileError(ValueError):
+    """A file holds no whole index. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Searchable vectors. Any number of threads may search at once; on a GPU they take turns.
+
+    `kind` is exact, ivf_sq8 or hnsw.
+    """
+
+    kind: str
+    _faiss: faiss.Index
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def item_count(self) -> int:
+        """How many vectors there are: rows run from 0 to one less."""
+        return self._faiss.ntotal
+
+    @property
+    def width(self) -> int:
+        """D of the vectors and of the queries."""
+        return self._faiss.d
+
+    def search(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `k` nearest items of each query, best first: scores float32 (B, K) and item rows int64 (B, K).
+
+        K is `k`, or the size of the catalogue if that is smaller. Every row is valid: where an IVF finds fewer than K in the lists it
+        probes, those queries search all lists. An HNSW graph that is not connected can still find fewer; then K is what the
+        poorest query found. Scores of ivf_sq8 are inner products with vectors rounded to 8 bits (about ±.01 at length one), the others'
+        are float32.
+
+        Raises:
+            ValueError: the queries are not (B, D) and finite, or `k` is below 1.
+        """
+        query_BD = _queries(query_BD, self.width)
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1")
+        k = min(k, self.item_count)
+        # OpenMP keeps this number per calling thread: one query needs no team, and 16 request threads must not start 16 teams.
+        faiss.omp_set_num_threads(max(1, min(len(query_BD), os.cpu_count() or 1)))
+        if isinstance(self._faiss, faiss.IndexHNSW):
+            wider = faiss.SearchParametersHNSW(efSearch=max(k, self._faiss.hnsw.efSearch))  # a shorter queue cannot hold k
+            score_BK, row_BK = self._faiss.search(query_BD, k, params=wider)
+        else:
+            score_BK, row_BK = self._take_turns(query_BD, k, None)
+        short_B = (row_BK < 0).any(1)
+        if short_B.any() and self.kind == "ivf_sq8":
+            everywhere = faiss.SearchParametersIVF(nprobe=self._faiss.nlist)
+            score_BK[short_B], row_BK[short_B] = self._take_turns(query_BD[short_B], k, everywhere)
+        found = int((row_BK >= 0).sum(1).min(initial=k))
+        return score_BK[:, :found], row_BK[:, :found]
+
+    def _take_turns(self, query_BD: np.ndarray, k: int, params: faiss.SearchParameters | None) -> tuple[np.ndarray, np.ndarray]:
+        if not _gpu_count():
+            return self._faiss.search(query_BD, k, params=params)
+        with self._turn:  # a GPU index shares its scratch memory between searches
+            return self._faiss.search(query_BD, k, params=params)
+
+    def save(self, path: Path | str) -> None:
+        """Write one file that `open` reads on any machine, with a GPU or without; faiss's own format."""
+        plain = faiss.index_gpu_to_cpu(self._faiss) if _gpu_count() and self.kind != "hnsw" else self._faiss
+        faiss.write_index(plain, str(path))
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Index":
+        """Read what `save` wrote.
+
+        Bytes altered inside an otherwise whole file are not seen here; a release's checksum sees them.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+            IndexFileError: the file is cut short or is no index of one of the three kinds.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no index there; export the release again")
+        try:
+            plain = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).strip().rpartition("\n")[2]
+            raise IndexFileError(
+                f"{path}: not a whole index (cut short or altered); export the release again. faiss says: {reason}"
+            ) from error
+        match plain:
+            case faiss.IndexFlatIP():
+                return cls("exact", _placed(plain))
+            case faiss.IndexIVFScalarQuantizer():
+                return cls("ivf_sq8", _placed(plain))
+            case faiss.IndexHNSWFlat():
+                return cls("hnsw", plain)
+        raise IndexFileError(f"{path}: holds a {type(plain).__name__}, none of exact, ivf_sq8, hnsw; export the release again")
+
+
+def exact(vector_ID: np.ndarray) -> Index:
+    """Every inner product: the judge of the others, and the choice for small catalogues and for GPUs.
+
+    Raises:
+        ValueError: the vectors (fp16 or fp32) are not (I, D) and finite, or there are none. So do the builders below.
+    """
+    vector_ID = _catalogue(vector_ID)
+    index = _placed(faiss.IndexFlatIP(vector_ID.shape[1]))
+    index.add(vector_ID)
+    return Index("exact", index)
+
+
+def ivf_sq8(
+    vector_ID: np.ndarray,
+    *,
+    nlist: int | None = None,
+    nprobe: int | None = None,
+    train_sample: int | None = None,
+    query_BD: np.ndarray | None = None,
+) -> Index:
+    """The fastest on a CPU: k-means cells, 8 bits a number, of which the `nprobe` nearest cells are searched.
+
+    `nlist` is 4√I cells unless told, `train_sample` 64 vectors a cell, drawn evenly. `nprobe`, unless told, is measured: the fewest probes
+    that find 99 % of the 500 nearest that all probes find, for `query_BD` (a sample of the queries to come) or, without one, for 128 of the
+    items themselves. What users ask is not shaped as items are, so give queries where you have them.
+
+    Raises:
+        ValueError: more cells than vectors to learn them from, or more probes than cells.
+    """
+    vector_ID = _catalogue(vector_ID)
+    item_count = len(vector_ID)
+    nlist = min(round(4 * math.sqrt(item_count)), item_count) if nlist is None else nlist
+    train_sample = min(item_count, TRAIN_PER_LIST * nlist) if train_sample is None else train_sample
+    if not 1 <= nlist <= train_sample <= item_count:
+        raise ValueError(
+            f"nlist {nlist} and train_sample {train_sample} of {item_count} vectors; expected 1 ≤ nlist ≤ train_sample ≤ vectors"
+        )
+    if nprobe is not None and not 1 <= nprobe <= nlist:
+        raise ValueError(f"nprobe is {nprobe}; expected from 1 to nlist, {nlist}")
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    plain = faiss.index_factory(vector_ID.shape[1], f"IVF{nlist},SQ8", faiss.METRIC_INNER_PRODUCT)
+    plain.cp.min_points_per_centroid = 1  # faiss would warn of fewer than 39 on stderr; the sample is the caller's choice
+    placed = _placed(plain)
+    placed.train(vector_ID[_evenly(item_count, train_sample)])
+    placed.add(vector_ID)
+    if nprobe is None:
+        sample = vector_ID[_evenly(item_count, min(PROBE_QUERIES, item_count))] if query_BD is None else _queries(query_BD, placed.d)
+        nprobe = _enough_probes(placed, sample)
+    placed.nprobe = nprobe
+    return Index("ivf_sq8", placed)
+
+
+def hnsw(vector_ID: np.ndarray, *, links: int = 32, ef_construction: int = 80, ef_search: int = 2000) -> Index:
+    """A graph of near neighbours, walked greedily with a queue of `ef_search`; needs no training. Stays on the CPU.
+
+    A smaller `ef_search` is quicker and finds less; a search for more than that lengthens its queue to k.
+
+    Raises:
+        ValueError: a parameter below 1, or fewer than 2 links.
+    """
+    vector_ID = _catalogue(vector_ID)
+    if links < 2 or ef_construction < 1 or ef_search < 1:
+        raise ValueError(f"links {links}, ef_construction {ef_construction}, ef_search {ef_search}; expected at least 2, 1 and 1")
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    index = faiss.IndexHNSWFlat(vector_ID.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = ef_construction, ef_search
+    index.add(vector_ID)
+    return Index("hnsw", index)
+
+
+def automatic(vector_ID: np.ndarray, *, query_BD: np.ndarray | None = None) -> Index:
+    """`exact` on a GPU or below 50,000 items, where it takes a few milliseconds; `ivf_sq8` from there on."""
+    return exact(vector_ID) if _gpu_count() or len(vector_ID) < EXACT_BELOW else ivf_sq8(vector_ID, query_BD=query_BD)
+
+
+def recall(index: Index, judge: Index, query_BD: np.ndarray, k: int) -> float:
+    """The mean share of the `judge`'s k nearest items that `index` finds among its own k."""
+    _, found_BK = index.search(query_BD, k)
+    _, true_BK = judge.search(query_BD, k)
+    return _share_found(found_BK, true_BK)
+
+
+def _share_found(found_BK: np.ndarray, true_BK: np.ndarray) -> float:
+    return float(np.mean([np.isin(true_K, found_K).mean() for true_K, found_K in zip(true_BK, found_BK, strict=True)]))
+
+
+def _enough_probes(ivf: faiss.Index, query_BD: np.ndarray) -> int:
+    """The fewest probes that find `PROBE_SHARE` of what all probes find. More probes never find less, so halving finds it."""
+    k = min(PROBE_K, ivf.ntotal)
+    _, all_BK = ivf.search(query_BD, k, params=faiss.SearchParametersIVF(nprobe=ivf.nlist))
+
+    def enough(nprobe: int) -> bool:
+        return _share_found(ivf.search(query_BD, k, params=faiss.SearchParametersIVF(nprobe=nprobe))[1], all_BK) >= PROBE_SHARE
+
+    return 1 + bisect.bisect_left(range(1, ivf.nlist + 1), True, key=enough)
+
+
+def _evenly(total: int, wanted: int) -> np.ndarray:
+    return np.linspace(0, total - 1, wanted).astype(np.int64)
+
+
+def _vectors(vector: np.ndarray, what: str) -> np.ndarray:
+    if vector.ndim != 2 or not vector.shape[1]:
+        raise ValueError(f"{what} have shape {vector.shape}; expected two dimensions, one row each")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{what}: row {int(np.argmin(np.isfinite(vector).all(1)))} is not finite; the model that made it has diverged")
+    return np.ascontiguousarray(vector, np.float32)
+
+
+def _catalogue(vector_ID: np.ndarray) -> np.ndarray:
+    vector_ID = _vectors(vector_ID, "item vectors")
+    if not len(vector_ID):
+        raise ValueError("no item vectors to index; the catalogue is empty")
+    return vector_ID
+
+
+def _queries(query_BD: np.ndarray, width: int) -> np.ndarray:
+    query_BD = _vectors(query_BD, "queries")
+    if query_BD.shape[1] != width:
+        raise ValueError(f"queries are {query_BD.shape[1]} wide, the index {width}; they come from different models")
+    return query_BD
+
+
+def _gpu_count() -> int:
+    return faiss.get_num_gpus()
+
+
+def _placed(index: faiss.Index) -> faiss.Index:
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index) if _gpu_count() else index

@@ -1,0 +1,65 @@
+"""What may be asked and told: the same bounds for a Python program and over HTTP, and one sentence for whatever is beyond them."""
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from serve.contract import CONTEXTS, MAX_COUNT, MAX_ID_BYTES, Request
+
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999
+
+
+class InvalidRequest(ValueError):
+    """A field of the request cannot be. `field` is its name; the message is a sentence that starts with it."""
+
+    def __init__(self, name: str, sentence: str):
+        super().__init__(f"{name} {sentence}")
+        self.field = name
+
+
+def check_count(count: int) -> None:
+    """Raises InvalidRequest unless a slate of `count` items can be asked for."""
+    if not 1 <= count <= MAX_COUNT:
+        raise InvalidRequest("count", f"must be a whole number from 1 to {MAX_COUNT}.")
+
+
+def check_id(name: str, value: str) -> None:
+    """Raises InvalidRequest unless `value` can be the id in field `name`."""
+    if not value or "\0" in value:
+        raise InvalidRequest(name, "is empty; expected an id." if not value else "holds a NUL character; expected an id.")
+    if len(value) > MAX_ID_BYTES or len(value.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidRequest(name, f"has {len(value):,} characters; expected at most {MAX_ID_BYTES} bytes of UTF-8.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidRequest(name, "holds half of a character (a lone surrogate); expected UTF-8.")
+
+
+def check(request: Request) -> None:
+    """Raises InvalidRequest unless every field of the request can be answered."""
+    check_id("user_id", request.user_id)
+    check_count(request.count)
+    for name, value in (("device", request.device), ("region", request.region)):
+        if value is not None:
+            check_id(name, value)
+    if request.context not in CONTEXTS:
+        raise InvalidRequest("context", f"must be one of {', '.join(CONTEXTS)}.")
+    if request.item_id is not None:
+        check_id("item_id", request.item_id)
+    if (request.context == "item") != (request.item_id is not None):
+        raise InvalidRequest("item_id", "and context=item belong together: the item the user is looking at.")
+    if not 0 <= request.mmr_lambda <= 1:  # NaN is not
+        raise InvalidRequest("lambda", "must be a number from 0 (varied) to 1 (best first).")
+    if not 0 <= request.timestamp <= LATEST_MS:
+        raise InvalidRequest("time", "must be milliseconds since 1970 UTC, before the year 10000.")
+
+
+def refusal(error: ValidationError | RequestValidationError, *, within: str = "") -> InvalidRequest:
+    """The first of pydantic's complaints as one sentence that starts with the field's name; `within` says where it stands."""
+    found = error.errors()[0]
+    name = within + ".".join(str(part) for part in found["loc"] if part not in ("query", "path"))
+    match found["type"]:
+        case "missing":
+            return InvalidRequest(name, "is missing.")
+        case "extra_forbidden":
+            return InvalidRequest(name, "is not known here; look for a typing error or leave it out.")
+        case _:
+            message = found["msg"].removeprefix("Input ").removeprefix("Value error, ")
+            return InvalidRequest(name, f"{message[:1].lower()}{message[1:]}.")

@@ -1,0 +1,163 @@
+"""Which release is served: published by a rename, taken back by moving one link.
+
+    <root>/<version>/                the releases; what they hold is in `Release`
+    <root>/current -> <version>      what is served; moves last and in one step
+    <root>/promotions.json           {version: the version that was current before it}
+
+A rollback goes to the version that was current before, a second rollback to the one before that: never forth again. What was rolled
+back stays on disk, and `promote` makes it current again. What is published next has before it the version that was rolled back to.
+"""
+
+import fcntl
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serve.manifest import MANIFEST, ReleaseError, flush, verify, write_whole
+
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CURRENT, PROMOTIONS = "current", "promotions.json"
+
+
+def publish(staging: Path, root: Path, version: str) -> Path:
+    """Make a sealed folder a release of `root` and then the current one; its new path. `staging` must lie on the file system of `root`.
+
+    A crash on the way leaves what was current current; a release that was renamed but not promoted lies there and can be (`promote`).
+
+    Raises:
+        ReleaseError: it is not whole, sealed under another version, or the name is taken or no name. What was current stays so.
+    """
+    staging, root = Path(staging), Path(root)
+    path = _named(root, version)
+    if version == CURRENT:
+        raise ReleaseError(path, version, "is what the link is called", "choose another version")
+    sealed = verify(staging).version
+    if sealed != version:
+        raise ReleaseError(path, MANIFEST, f"in {staging} was sealed as {sealed!r}", "publish it under that name or seal it again")
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        if os.path.lexists(path):
+            raise ReleaseError(path, version, "exists already and is never overwritten", "choose another version, or promote this one")
+        try:
+            staging.rename(path)
+        except OSError as error:
+            remedy = f"stage in a folder of {root}, such as {root}/.staging-{version}"
+            raise ReleaseError(path, version, f"could not take the place of {staging} ({error})", remedy) from error
+        path.chmod(0o755)  # a folder from tempfile is closed to all others, and Triton may run as another user
+        flush(root)
+        _promote(root, version)
+    return path
+
+
+def promote(root: Path, version: str) -> None:
+    """Make a published release current, whole as it must be. One that lies behind the current one is gone back to, as if by rollbacks.
+
+    Raises:
+        ReleaseError: it is not there or not whole. What was current stays so.
+    """
+    root = Path(root)
+    verify(_named(root, version))
+    with _alone(root):
+        _promote(root, version)
+
+
+def rollback(root: Path) -> str:
+    """Make current the version that was current before the current one came; its name.
+
+    Raises:
+        ReleaseError: there is none before it, or it is gone or not whole any more. What was current stays so.
+    """
+    root = Path(root)
+    with _alone(root):
+        now = _pointed(root)
+        before = _predecessors(root).get(now)
+        if before is None:
+            raise ReleaseError(root, CURRENT, f"is {now!r} and nothing was current before it", "publish another release")
+        verify(_named(root, before))
+        _point(root, before)
+    return before
+
+
+def current(root: Path) -> str:
+    """The version that is served.
+
+    Raises:
+        ReleaseError: nothing was published in `root`, or what was has been removed.
+    """
+    root = Path(root)
+    version = _pointed(root)
+    if not (_named(root, version) / MANIFEST).is_file():
+        raise ReleaseError(
+            root, CURRENT, f"is {version!r}, which is not there any more", "publish another, or `python -m serve release rollback`"
+        )
+    return version
+
+
+def versions(root: Path) -> tuple[str, ...]:
+    """Every release in `root`, by name; not those still being staged."""
+    return tuple(
+        sorted(
+            path.parent.name
+            for path in Path(root).glob(f"*/{MANIFEST}")
+            if VERSION.fullmatch(path.parent.name) and not path.parent.is_symlink()
+        )
+    )
+
+
+def _promote(root: Path, version: str) -> None:
+    """Remember what was current, then point. Remembering first: a crash between leaves a line about a version that is not current."""
+    before = _predecessors(root)
+    now = _pointed(root) if (root / CURRENT).is_symlink() else None
+    behind = now
+    while behind is not None and behind != version:
+        behind = before.get(behind)
+    if behind is None:  # not among those behind the current one, so the line of predecessors stays free of rings
+        write_whole(root / PROMOTIONS, json.dumps(before | {version: now}, indent=1))
+    _point(root, version)
+
+
+def _point(root: Path, version: str) -> None:
+    passing = root / f".{CURRENT}-{uuid.uuid4().hex}"
+    passing.symlink_to(version, target_is_directory=True)
+    passing.replace(root / CURRENT)
+    flush(root)
+
+
+def _pointed(root: Path) -> str:
+    if not (root / CURRENT).is_symlink():
+        raise ReleaseError(root, CURRENT, "is not there: nothing was published", "run `python export.py` first")
+    return os.readlink(root / CURRENT)
+
+
+def _predecessors(root: Path) -> dict[str, str | None]:
+    try:
+        return json.loads((root / PROMOTIONS).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ReleaseError(
+            root, PROMOTIONS, f"is cut short or altered ({error})", f"remove it: `{CURRENT}` stays, its predecessors are forgotten"
+        ) from error
+
+
+def _named(root: Path, version: str) -> Path:
+    if not VERSION.fullmatch(version):
+        raise ReleaseError(
+            root, version, "is no name of a release", "use up to 100 letters, digits, dots, dashes and underscores, no dot first"
+        )
+    return root / version
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Whoever publishes or rolls back in `root` does so alone; the lock goes with the process."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""conf/serve.yaml, read into what it means: an unknown key or a value that cannot be is an error that names the key."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import hydra
+from omegaconf import OmegaConf
+from pydantic import Field, TypeAdapter, ValidationError
+
+from serve.sources import Budget
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+Positive = Field(gt=0, allow_inf_nan=False)
+
+
+class SettingsError(ValueError):
+    """The configuration asks for what cannot be. The message names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Triton:
+    """Which server runs the models; None starts one here."""
+
+    url: str | None
+    timeout_ms: Annotated[float, Positive]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The file, field by field; what each means stands there."""
+
+    releases: Path
+    state: Path
+    time: Literal["now", "log-end"]
+    host: str
+    port: Annotated[int, Field(ge=0, le=65_535)]
+    history_length: Annotated[int, Positive]
+    triton: Triton
+    sources: dict[str, Budget]
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """conf/serve.yaml with `key=value` overrides.
+
+    Raises:
+        HydraException, OmegaConfBaseException: an unknown key, or an override that cannot be read.
+        SettingsError: a value of the wrong kind or out of bounds.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("serve", overrides=list(overrides))
+    try:
+        chosen = TypeAdapter(Settings).validate_python(OmegaConf.to_container(cfg, resolve=True))
+    except ValidationError as error:
+        found = error.errors()[0]
+        name = ".".join(map(str, found["loc"]))
+        raise SettingsError(f"{name}={found['input']}: {found['msg'].removeprefix('Input ')}") from error
+    for name, budget in chosen.sources.items():
+        if not (budget.candidates > 0 and budget.timeout_ms > 0):
+            raise SettingsError(f"sources.{name}={budget}: both should be greater than 0")
+    return chosen

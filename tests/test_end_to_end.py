@@ -1,0 +1,205 @@
+"""The whole way on a tiny world, as a stranger would go it: train.py, export.py, python -m serve, HTTP; and a run killed and resumed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from data.features import HOUR_MS
+from serve.contract import MAX_BATCH
+from serve.mmr import mmr
+from serve.release import Release
+
+
+ROOT = Path(__file__).parents[1]
+WORLD = ["data=world", "data.users=150", "data.items=160", "data.events=6000"]
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    """A command of the README, in an empty folder."""
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=os.environ | QUIET, capture_output=True, text=True, timeout=300, check=False)
+    assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stranger")
+    run(folder, str(ROOT / "train.py"), "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=6", "task.batch_size=256")
+    run(folder, str(ROOT / "train.py"), "experiment=world_ranker", *WORLD, "trainer.trainer.max_epochs=4")
+    run(folder, str(ROOT / "export.py"), "version=first")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(trained):
+    port = free_port()
+    log = (trained / "serve.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", "up", f"port={port}", "time=log-end"], cwd=trained, env=os.environ | QUIET, stdout=log, stderr=log
+    )
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+                break
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            assert process.poll() is None and time.monotonic() < deadline, (trained / "serve.log").read_text()[-3000:]
+            time.sleep(0.3)
+    yield url
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0, (trained / "serve.log").read_text()[-3000:]
+
+
+def ask(url: str, path: str, body: object = None) -> dict:
+    request = urllib.request.Request(url + path, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def busiest(release: Release) -> pl.DataFrame:
+    histories = pl.read_parquet(release.path / "histories.parquet")
+    return histories.sort(pl.col("item_id").list.len(), "user_id", descending=[True, False])
+
+
+def test_the_running_server_answers_as_the_trained_modules_did(trained, served):
+    """The parity that publication demanded, seen once more from outside: golden requests come back item by item."""
+    golden = json.loads((trained / "releases" / "current" / "golden.json").read_text())
+    assert len(golden) == 9
+    for one in golden:
+        request = one["request"]
+        path = f"/v1/recommendations?user_id={request['user_id'].replace(' ', '%20')}&count={request['count']}&time={request['timestamp']}"
+        assert [item["item_id"] for item in ask(served, path)["recommendations"]] == one["item_ids"]
+
+
+def test_nothing_seen_is_recommended_and_every_item_has_a_title_a_score_and_a_reason(trained, served):
+    release = Release.open(trained / "releases" / "current")
+    views = 1
+    for user in busiest(release).head(5).iter_rows(named=True):
+        answer = ask(served, f"/v1/recommendations?user_id={user['user_id']}&count=20")
+        assert answer["model_version"] == "first" and answer["answered_by"] == "personalised"
+        ids = [item["item_id"] for item in answer["recommendations"]]
+        seen = {item for item, kind in zip(user["item_id"], user["event_type"], strict=True) if kind != views}
+        assert len(set(ids)) == len(ids) == 20 and not set(ids) & seen
+        assert all(item["title"] and item["reason"] and item["row"] and 0 < item["score"] < 1 for item in answer["recommendations"])
+
+
+def test_the_slate_is_in_mmr_order(trained, served):
+    """Ask for everything sorted by relevance (λ = 1), do MMR on it here, and find the served order at λ = 0.5."""
+    release = Release.open(trained / "releases" / "current")
+    user = busiest(release)["user_id"][0]
+    by_score = ask(served, f"/v1/recommendations?user_id={user}&count=200&lambda=1")["recommendations"]
+    scores = np.array([item["score"] for item in by_score])
+    assert (np.diff(scores) <= 0).all()
+    rows = release.catalogue.rows(item["item_id"] for item in by_score)
+    vectors = np.asarray(release.items[rows, release.manifest.width :], np.float32)
+    expected = [by_score[place]["item_id"] for place in mmr(scores, vectors, count=10, mmr_lambda=0.5)]
+    served_order = [item["item_id"] for item in ask(served, f"/v1/recommendations?user_id={user}&count=10&lambda=0.5")["recommendations"]]
+    assert served_order == expected
+
+
+def test_a_posted_event_changes_the_next_answer(served):
+    ids = lambda: [item["item_id"] for item in ask(served, "/v1/recommendations?user_id=a-newcomer&count=10")["recommendations"]]  # noqa: E731
+    before = ask(served, "/v1/recommendations?user_id=a-newcomer&count=10")
+    assert before["answered_by"] == "popular" and all("opular" in item["row"] for item in before["recommendations"])
+    watched = before["recommendations"][0]["item_id"]
+    told = ask(served, "/v1/events", {"event_id": "e1", "user_id": "a-newcomer", "item_id": watched, "event_type": "complete"})
+    assert told["stored"] == 1
+    after = ask(served, "/v1/recommendations?user_id=a-newcomer&count=10")
+    assert after["answered_by"] == "personalised" and watched not in ids()
+    assert ask(served, "/v1/events", {"event_id": "e1", "user_id": "a-newcomer", "item_id": watched, "event_type": "complete"})["stored"] == 0
+
+
+def test_a_release_is_taken_back(trained):
+    run(trained, str(ROOT / "export.py"), "version=second")
+    assert os.readlink(trained / "releases" / "current") == "second"
+    assert "first" in run(trained, "-m", "serve", "release", "rollback").stdout
+    assert os.readlink(trained / "releases" / "current") == "first"
+
+
+def test_a_release_that_would_not_answer_as_its_model_is_not_published(trained):
+    """A user tower that was altered after training: refused, and the old release stays current."""
+    tower = (trained / "models" / "world_two_tower").resolve() / "user_tower.pt"
+    good = tower.read_bytes()
+    try:
+        tower.write_bytes(good[: len(good) // 2])
+        done = run(trained, str(ROOT / "export.py"), "version=third", check=False)
+    finally:
+        tower.write_bytes(good)
+    assert done.returncode and "user_tower.pt" in done.stdout + done.stderr
+    assert sorted(path.name for path in (trained / "releases").iterdir() if path.is_dir() and not path.is_symlink()) == ["first", "second"]
+
+
+def test_a_ranker_of_another_retrieval_is_refused(trained):
+    rows = (trained / "models" / "world_two_tower").resolve() / "rows.npy"
+    good = rows.read_bytes()
+    try:
+        rows.write_bytes(good[:-2] + b"\x00\x01")
+        done = run(trained, str(ROOT / "export.py"), "version=fourth", check=False)
+    finally:
+        rows.write_bytes(good)
+    assert done.returncode and "train the ranker again" in done.stdout + done.stderr
+
+
+def test_everything_about_a_run_is_in_mlflow(trained):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{trained}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("towers").experiment_id])
+    assert {run.info.run_name for run in runs} == {"world_two_tower", "world_ranker"}
+    for run_ in runs:
+        assert {"question", "data_fingerprint", "git_commit"} <= run_.data.tags.keys()
+        assert {"test/recall_at_20", "test/ndcg_at_20", "test/ndcg_at_20_low"} <= run_.data.metrics.keys()
+        assert run_.data.params["seed"] == "0"
+        artifacts = {artifact.path for artifact in client.list_artifacts(run_.info.run_id)}
+        assert {"config.yaml", "test_topk.parquet", "figures", "model"} <= artifacts
+        assert client.search_model_versions(f"name = '{run_.info.run_name}'")
+    lists = pl.read_parquet(next((trained / "runs").glob("*two_tower/test_topk.parquet")))
+    assert lists.columns == ["user_id", "item_ids", "scores"] and lists["item_ids"].list.len().max() == 100
+    assert lists["scores"].list.diff().list.max().max() <= 0
+
+
+def test_a_config_key_that_does_not_exist_is_hydras_error(tmp_path):
+    done = run(tmp_path, str(ROOT / "train.py"), "task.module.widht=32", check=False)
+    assert done.returncode and "widht" in done.stderr
+
+
+def test_a_killed_run_resumes_to_the_same_model(tmp_path):
+    command = [str(ROOT / "train.py"), "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=8", "task.batch_size=64", "trainer.patience=99"]
+    run(tmp_path, *command, "hydra.run.dir=whole")
+    killed = subprocess.Popen([sys.executable, *command, "hydra.run.dir=killed"], cwd=tmp_path, env=os.environ | QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 90
+    while not last.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.4)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    run(tmp_path, *command, f"resume={last}", "hydra.run.dir=resumed")
+    whole, resumed = (torch.load(tmp_path / name / "model" / "state.pt", weights_only=True) for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_hour_of_the_log_end_is_after_every_event(trained):
+    histories = pl.read_parquet(trained / "releases" / "first" / "histories.parquet")
+    golden = json.loads((trained / "releases" / "first" / "golden.json").read_text())
+    newest = histories["timestamp"].list.max().max()
+    assert 0 < golden[0]["request"]["timestamp"] - newest <= HOUR_MS and MAX_BATCH
