@@ -113,6 +113,12 @@ def queries(log: Log, part: int) -> Queries:
     )  # fmt: skip
 
 
+def popularity_clocks(log: Log, half_lives_days: tuple[float, ...]) -> tuple[ItemClock, ...]:
+    """One clock of the log's liked events for each half-life."""
+    liked = log.where(is_liked(log.event_code_E))
+    return tuple(liked.clock(half_life_days=days) for days in half_lives_days)
+
+
 def hour_after(log: Log) -> int:
     """The first hour (since 1970 UTC) that no event of the log lies in or after; 0 for an empty log."""
     return int(log.timestamp_E.max(initial=-1)) // HOUR_MS + 1

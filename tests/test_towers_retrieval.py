@@ -32,8 +32,8 @@ def data_of(log, **change):
 def task_of(data, **change):
     torch.manual_seed(0)
     known = {
-        "width": 16, "temperature": 0.2, "table_lr": 0.05, "table_std": 0.1, "ks": (10, 20),
-        "item_tower": partial(ItemTower, hidden=32, id_dropout=0.1, dropout=0.1, norm=UnitNorm()),
+        "width": 16, "temperature": 0.2, "table_lr": 0.05, "table_std": 0.1, "table_start": 0.0, "popularity_half_lives_days": (), "popularity_age_days": 0, "ks": (10, 20),
+        "item_tower": partial(ItemTower, hidden=32, content_std=0.1, id_dropout=0.1, dropout=0.1, norm=UnitNorm()),
         "user_tower": partial(UserTower, hidden=32, dropout=0.1, norm=UnitNorm(), encoder=MeanEncoder),
         "negatives": partial(InBatchNegatives, uniform=8), "dense_optimizer": partial(torch.optim.AdamW, lr=3e-3),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from towers.two_tower import ItemTower, UnitNorm, UserTower, prior
 
 def item_tower(id_dropout=0.5):
     torch.manual_seed(0)
-    return ItemTower(width=8, features=5, priors=2, hidden=16, id_dropout=id_dropout, dropout=0.0, norm=UnitNorm())
+    return ItemTower(width=8, features=5, priors=2, hidden=16, content_std=0.3, id_dropout=id_dropout, dropout=0.0, norm=UnitNorm())
 
 
 def user_tower(encoder=MeanEncoder):

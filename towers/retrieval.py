@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.datamodule import RetrievalBatch, RetrievalData
 from data.features import HOUR_MS, ItemClock, pack
 from data.frequency import log_in_batch
-from data.log import Log, Queries, hour_after
+from data.log import Log, Queries, hour_after, popularity_clocks
 from towers.evaluation import DotProduct, ItemLists, Ranking, beyond_accuracy, per_user, rank, slices, summary
 from towers.losses import sampled_softmax
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
@@ -102,7 +102,8 @@ class RetrievalTask(L.LightningModule):
     `item_tower(width, features, priors)`, `user_tower(width, moment_sizes, users, priors)` and `negatives(count_I, batch_size)` make the
     parts; `dense_optimizer(params)` is for the networks, row-wise Adagrad at `table_lr` for the embedding tables. For each of
     `popularity_half_lives_days` an item's vector has a column that says how popular it was just before the hour (train those with
-    batches `by_hour`: a batch has one hour, that of its earliest row).
+    batches `by_hour`: a batch has one hour, that of its earliest row). `popularity_age_days` is how old those columns may be when
+    they are asked: 0 where they are refreshed by the hour, the length of the test where a table is made once and then tested.
     """
 
     def __init__(
@@ -116,13 +117,16 @@ class RetrievalTask(L.LightningModule):
         temperature: float,
         table_lr: float,
         table_std: float,
+        table_start: float,
+        popularity_half_lives_days: tuple[float, ...],
+        popularity_age_days: float,
         dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        popularity_half_lives_days: tuple[float, ...] = (),
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
         log, catalogue = data.log, data.log.catalogue
-        self.width, self.temperature, self.table_lr, self.ks = width, temperature, table_lr, tuple(ks)
+        self.width, self.temperature, self.ks = width, temperature, tuple(ks)
+        self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
         self.dense_optimizer = dense_optimizer
         self.history_length = data.history_length
         self.seed = data.seed
@@ -142,7 +146,7 @@ class RetrievalTask(L.LightningModule):
 
     def clocks_of(self, log: Log) -> tuple[ItemClock, ...]:
         """One clock of `log` for each half-life, on the device of the model."""
-        return tuple(log.clock(half_life_days=days).to(lambda array: torch.as_tensor(array, device=self.device)) for days in self.half_lives_days)
+        return tuple(clock.to(lambda array: torch.as_tensor(array, device=self.device)) for clock in popularity_clocks(log, self.half_lives_days))
 
     def on_fit_start(self) -> None:
         """The clocks of the training part, where the model now is."""
@@ -154,7 +158,7 @@ class RetrievalTask(L.LightningModule):
         input_RD, candidate_M, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
         loss = sampled_softmax(
             self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(input_RD[candidate_M], self.priors(candidates.row_M, batch.now_B.min() // HOUR_MS)),
+            self.item_tower.vector(input_RD[candidate_M], self.priors(candidates.row_M, self.hour_known(batch.now_B))),
             target_B=candidates.target_B,
             log_q_M=candidates.log_q_M,
             weight_B=batch.weight_B,
@@ -171,6 +175,10 @@ class RetrievalTask(L.LightningModule):
         row_R, place_N = distinct(asked, len(self.count_I))
         input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF[row_R])
         return input_RD, place_N[: len(row_M)], place_N[len(row_M) :].view(history_row_BL.shape)
+
+    def hour_known(self, now_B: Tensor) -> Tensor:
+        """The hour whose popularity a batch may see: that of its earliest row, or one up to `popularity_age_days` before."""
+        return now_B.min() // HOUR_MS - int(24 * self.age_days * torch.rand(()))
 
     def priors(self, row_M: Tensor, hour: Tensor) -> Tensor:
         """Popularity columns (M, P) of items just before an hour."""
@@ -264,5 +272,5 @@ class RetrievalTask(L.LightningModule):
         """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
         tables = [self.item_id.weight, *self.user_tower.tables()]
         dense = [p for p in self.parameters() if not any(p is table for table in tables)]
-        optimizers = [RowWiseAdagrad(tables, lr=self.table_lr)] + ([self.dense_optimizer(dense)] if dense else [])
+        optimizers = [RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)] + ([self.dense_optimizer(dense)] if dense else [])
         return TablesAndDense(optimizers)

@@ -33,14 +33,17 @@ def lookup_distinct(embedding: nn.Embedding, row_R: Tensor) -> Tensor:
 class RowWiseAdagrad(torch.optim.Optimizer):
     """For tables read by `lookup_distinct` (sparse gradients) and for dense parameters alike (there a row is the first dimension).
 
+    `start` is what every accumulator begins with: at 0 a row's first step has the length `lr` however small its gradient; the larger,
+    the more a row must have learnt before it moves.
+
     Raises:
-        ValueError: learning rate or eps not positive.
+        ValueError: learning rate or eps not positive, or start negative.
     """
 
-    def __init__(self, params: Iterable, lr: float = 0.1, eps: float = 1e-8):
-        if lr <= 0 or eps <= 0:
-            raise ValueError(f"lr={lr} and eps={eps} must be positive")
-        super().__init__(params, {"lr": lr, "eps": eps})
+    def __init__(self, params: Iterable, lr: float = 0.1, eps: float = 1e-8, start: float = 0.0):
+        if lr <= 0 or eps <= 0 or start < 0:
+            raise ValueError(f"lr={lr} and eps={eps} must be positive, start={start} not negative")
+        super().__init__(params, {"lr": lr, "eps": eps, "start": start})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -52,13 +55,13 @@ class RowWiseAdagrad(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["eps"])
+                    self._update(parameter, group["lr"], group["eps"], group["start"])
         return loss
 
-    def _update(self, parameter: Tensor, lr: float, eps: float) -> None:
+    def _update(self, parameter: Tensor, lr: float, eps: float, start: float) -> None:
         state = self.state[parameter]
         if not state:
-            state["sum"] = torch.zeros(len(parameter), dtype=torch.float32, device=parameter.device)
+            state["sum"] = torch.full((len(parameter),), start, dtype=torch.float32, device=parameter.device)
         grad = parameter.grad
         if grad.is_sparse:
             grad = grad if grad.is_coalesced() else grad.coalesce()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.datamodule import RetrievalData
 from data.features import NUMBERS, MomentVocabulary, Vocabulary
-from data.log import Log, hour_after
+from data.log import Log, hour_after, popularity_clocks
 from towers.ranker import HEADS
 from towers.retrieval import RetrievalTask
 from towers.two_tower import prior
@@ -118,7 +118,7 @@ class SavedRetrieval:
         if not self.half_lives_days:
             return self.row_IW
         row_I = np.arange(len(self.row_IW))
-        clocks = [log.clock(half_life_days=days) for days in self.half_lives_days]
+        clocks = popularity_clocks(log, self.half_lives_days)
         popularity_IP = np.stack([clock.before(row_I, hour_after(log))[0] for clock in clocks], axis=1)
         taste_IW = self.row_IW[:, : -len(clocks)]
         return torch.cat([taste_IW, prior(torch.as_tensor(popularity_IP)).half()], dim=1)

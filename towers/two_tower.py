@@ -35,15 +35,18 @@ class ItemTower(nn.Module):
     """Content, and an id embedding where the item was trained on, to a row.
 
     In training each item loses its id with probability `id_dropout`, so that an item without one still gets a vector from its content
-    (DropoutNet, Volkovs et al. 2017).
+    (DropoutNet, Volkovs et al. 2017). `content_std` is the spread of the last content layer's weights at the start: the smaller, the more
+    a model without `UnitNorm` begins as its popularity columns.
     """
 
-    def __init__(self, *, width: int, features: int, priors: int, hidden: int, id_dropout: float, dropout: float, norm: nn.Module):
+    def __init__(self, *, width: int, features: int, priors: int, hidden: int, id_dropout: float, dropout: float, content_std: float, norm: nn.Module):
         super().__init__()
         self.width = width
         self.priors = priors
         self.id_dropout = id_dropout
         self.content = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        nn.init.normal_(self.content[-1].weight, std=content_std)
+        nn.init.zeros_(self.content[-1].bias)
         self.project = nn.Linear(width, width - priors)
         nn.init.eye_(self.project.weight)
         nn.init.zeros_(self.project.bias)
