@@ -137,7 +137,9 @@ def main(cfg: DictConfig) -> None:
     retrieval, ranking = (model_folder(name, cfg.mlflow) for name in (cfg.retrieval, cfg.ranker))
     saved, ranks = SavedRetrieval.open(retrieval), read_meaning(ranking, "ranking")
     if ranks["retrieval_rows"] != rows_digest(retrieval):
-        raise SavedModelError(f"{ranking} learned on the rows of {ranks['retrieval']}, not of {retrieval}; train the ranker again or export its own")
+        raise SavedModelError(
+            f"{ranking} learned on the rows of {ranks['retrieval']}, not of {retrieval}; train the ranker again or export its own"
+        )
     log = read_log(retrieval)
     saved.check_same_items(log)
     root = Path(cfg.releases)

@@ -49,7 +49,13 @@ def ours(cfg, log, batch_size: int) -> float:
     task = instantiate(cfg.task.module)(data=data)
     watch = Stopwatch(SECONDS, 20, batch_size)
     trainer = instantiate(
-        cfg.trainer.trainer, logger=False, callbacks=[watch], enable_checkpointing=False, limit_val_batches=0, max_epochs=1000, enable_progress_bar=False
+        cfg.trainer.trainer,
+        logger=False,
+        callbacks=[watch],
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        max_epochs=1000,
+        enable_progress_bar=False,
     )
     trainer.fit(task, data)
     return watch.pairs_per_second

@@ -59,7 +59,7 @@ def item_clock(events: pl.DataFrame, *, half_life_days: float) -> ItemClock:
     table = running(hours, half_life_hours=half_life).sort("item_row", "hour").collect()
     if len(table) and (longest := table["elapsed"].max()) > 1000:
         raise ValueError(
-            f"half_life_days={half_life_days} is too short for this log: one item's events span {longest:,.0f} half-lives, 1,000 is the most"
+            f"half_life_days={half_life_days} is too short for this log: an item's events span {longest:,.0f} half-lives, 1,000 is the most"
         )
     ratings = float(table["rating_count"].sum()) if len(table) else 0.0
     rated = events.filter(pl.col("rating").is_not_null() & pl.col("rating").is_not_nan())

@@ -181,7 +181,8 @@ class ItemClock:
     prior_count: float = 5.0
 
     def before(self, item_row, hour):
-        """(popularity, mean rating) of each item just before its hour began; float32, the shape of `item_row`, numpy or torch as the clock is.
+        """(popularity, mean rating) of each item just before its hour began; float32, the shape of `item_row`,
+        numpy or torch as the clock is.
 
         An item without ratings has the prior; one with few is drawn towards it by `prior_count` imagined ratings.
         """

@@ -52,9 +52,14 @@ def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> 
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
     the part of the user's next event, and to training where there is none."""
-    tables, split = log.split.tables, log.split
-    user_row = pl.DataFrame({"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64})
-    item_row = pl.DataFrame({"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))}, schema={"item_id": pl.String, "item_row": pl.Int64})
+    tables = log.split.tables
+    user_row = pl.DataFrame(
+        {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}
+    )
+    item_row = pl.DataFrame(
+        {"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))},
+        schema={"item_id": pl.String, "item_row": pl.Int64},
+    )
     home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
     frame = (
         tables.impressions.join(user_row, on="user_id", how="inner", maintain_order="left")
@@ -80,10 +85,11 @@ def shown(log: Log) -> Judgements:
     def outcome(name: str) -> np.ndarray:
         return frame[name].cast(pl.Float32).fill_null(float("nan")).to_numpy()
 
+    born_G = head["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     labels = [spread(outcome(name), np.nan) for name in ("clicked", "completed", "watch_duration_seconds")]
     return Judgements(
         user_row_G, log.offset_U1[user_row_G], end_G, now_G,
-        moment(now_G, head["device"], head["region"], head["subscription_tier"], head["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy(), log.vocabulary),
+        moment(now_G, head["device"], head["region"], head["subscription_tier"], born_G, log.vocabulary),
         _parts(log, user_row_G, end_G, now_G),
         spread(frame["item_row"].to_numpy(), 0), spread(np.ones(len(group_P), bool), False), np.stack(labels, axis=2),
         spread(frame["propensity"].fill_null(float("nan")).to_numpy(), np.nan),
@@ -102,7 +108,8 @@ def _parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarra
 
 
 def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negatives: int, seed: int) -> Judgements:
-    """One group per liked event `event_N`: the event's item first, then `negatives` drawn evenly from `proposal_NK`, what retrieval proposed there.
+    """One group per liked event `event_N`: the event's item first, then `negatives` drawn evenly from `proposal_NK`,
+    what retrieval proposed there.
 
     Proposals that the user ever touched, in any part, are not drawn: they may be positives of another day. Groups with fewer are padded.
     """

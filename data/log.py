@@ -10,7 +10,7 @@ import polars as pl
 
 from data.aggregates import item_clock
 from data.content import ContentRecipe, fit_content
-from data.features import DAY_MS, HOUR_MS, EVENT_TYPE_CODE, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
+from data.features import DAY_MS, EVENT_TYPE_CODE, HOUR_MS, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
 from data.schema import Tables
 from data.split import TRAIN, Split
 
@@ -56,7 +56,17 @@ class Log:
     def where(self, keep_E: np.ndarray) -> "Log":
         """The log of the events kept; users keep their rows even if nothing of theirs is left."""
         count_U = np.bincount(self.user_row_E[keep_E], minlength=len(self.user_ids))
-        names = ("user_row_E", "item_row_E", "event_type_E", "event_code_E", "rating_E", "timestamp_E", "part_E", "moment_EC", "propensity_E")
+        names = (
+            "user_row_E",
+            "item_row_E",
+            "event_type_E",
+            "event_code_E",
+            "rating_E",
+            "timestamp_E",
+            "part_E",
+            "moment_EC",
+            "propensity_E",
+        )
         return replace(self, offset_U1=np.concatenate([[0], np.cumsum(count_U)]), **{name: getattr(self, name)[keep_E] for name in names})
 
     def liked(self, part: int) -> np.ndarray:

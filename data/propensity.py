@@ -13,7 +13,8 @@ class PropensityError(ValueError):
 
 
 class Exposure(NamedTuple):
-    """What an estimator may look at: liked events per item (I,), and for each training row its item and the logged propensity (NaN: none)."""
+    """What an estimator may look at: liked events per item (I,), and for each training row its item and the logged propensity (NaN: none
+    was logged)."""
 
     count_I: np.ndarray
     item_row_N: np.ndarray
@@ -35,7 +36,8 @@ def logged(exposure: Exposure) -> np.ndarray:
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
         raise PropensityError(
-            f"training row {row} has no logged propensity ({missing.sum():,} of {len(missing):,} rows); choose bias=popularity or bias=none, or log them"
+            f"training row {row} has no logged propensity ({missing.sum():,} of {len(missing):,} rows);"
+            " choose bias=popularity or bias=none, or log them"
         )
     return exposure.logged_N
 
@@ -66,5 +68,7 @@ def ips_weight(propensity_B: np.ndarray, *, floor: float) -> np.ndarray:
     bad = ~((propensity_B > 0) & (propensity_B <= 1))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise PropensityError(f"row {row}: propensity is {propensity_B.flat[row]}, expected a probability in (0, 1] ({bad.sum():,} such rows)")
+        raise PropensityError(
+            f"row {row}: propensity is {propensity_B.flat[row]}, expected a probability in (0, 1] ({bad.sum():,} such rows)"
+        )
     return (1.0 / np.maximum(propensity_B, floor)).astype(np.float32)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.datamodule import Batches, RetrievalData, by_hour, shuffled
+from data.datamodule import Batches, RetrievalData, shuffled
+from data.log import read_log
 from data.propensity import even, logged, popularity
 from data.split import by_time
-from data.log import read_log
 from tests.logs import small, tables
 
 
@@ -38,7 +38,15 @@ def test_ranks_share_the_rows_among_them():
 
 
 def made(log, **change):
-    known = {"batch_size": 64, "history_length": 5, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "order": shuffled, "seed": 0}
+    known = {
+        "batch_size": 64,
+        "history_length": 5,
+        "propensity": even,
+        "floor": 1.0,
+        "recency_half_life_days": None,
+        "order": shuffled,
+        "seed": 0,
+    }
     return RetrievalData(log, **known | change)
 
 
@@ -70,7 +78,9 @@ def test_logged_propensities_weigh_by_their_inverse():
 
 
 def test_a_half_life_halves():
-    log = read_log(by_time(tables([("u", "a", "click", day * 86_400_000) for day in range(11)]), test_quantile=0.9, validation_quantile=None))
+    log = read_log(
+        by_time(tables([("u", "a", "click", day * 86_400_000) for day in range(11)]), test_quantile=0.9, validation_quantile=None)
+    )
     weight = made(log, recency_half_life_days=2.0).weight_E
     np.testing.assert_allclose(weight[:-2] / weight[2:], 0.5, rtol=1e-6)
 

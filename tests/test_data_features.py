@@ -21,7 +21,10 @@ def served(log, event: int, length: int):
     user = log.user_row_E[event]
     before = slice(log.offset_U1[user], event)
     history = History(
-        tuple(log.catalogue.item_ids[row] for row in log.item_row_E[before]), log.event_type_E[before], log.rating_E[before], log.timestamp_E[before]
+        tuple(log.catalogue.item_ids[row] for row in log.item_row_E[before]),
+        log.event_type_E[before],
+        log.rating_E[before],
+        log.timestamp_E[before],
     )
     tables = log.split.tables
     who = tables.users.filter(tables.users["user_id"] == log.user_ids[user]).row(0, named=True)
@@ -69,7 +72,9 @@ def test_the_numbers_of_a_training_row_are_those_of_its_replay_with_the_clock_of
     if not len(then.item_row_E):
         return
     served_clock = then.clock(half_life_days=30).latest()
-    served_clock = ItemClock(**{name: getattr(served_clock, name) for name in served_clock.__slots__} | {"prior_rating": whole.prior_rating})
+    served_clock = ItemClock(
+        **{name: getattr(served_clock, name) for name in served_clock.__slots__} | {"prior_rating": whole.prior_rating}
+    )
     np.testing.assert_array_equal(features.candidate_numbers(clock=whole, **known), features.candidate_numbers(clock=served_clock, **known))
 
 
@@ -85,7 +90,12 @@ def test_a_moment_by_hand():
     words = MomentVocabulary(Vocabulary.of(["tv", "phone"]), Vocabulary.of(["north"]), Vocabulary.of([None]))
     # 5 January 1970 was a Monday; 13:30 UTC.
     moment = features.moment(
-        np.array([4 * DAY_MS + 13 * HOUR_MS + HOUR_MS // 2, 0]), ["tv", "radio"], [None, "north"], ["gold", None], np.array([1935.0, np.nan]), words
+        np.array([4 * DAY_MS + 13 * HOUR_MS + HOUR_MS // 2, 0]),
+        ["tv", "radio"],
+        [None, "north"],
+        ["gold", None],
+        np.array([1935.0, np.nan]),
+        words,
     )
     assert moment.tolist() == [[13, 0, 2, 0, 0, 4], [0, 3, 0, 1, 0, 0]]
     assert words.sizes == (24, 7, 3, 2, 1, features.AGE_BANDS)
@@ -123,7 +133,9 @@ def test_the_clock_by_hand():
     assert popularity.tolist() == [0.0, 2.0, 0.0, 0.25, 0.75]
     np.testing.assert_allclose(rating, [3.0, (5 + 15) / 6, 3.0, 3.0, (8 + 15) / 7], rtol=1e-6)
     later = np.array([14, 20, 14, 30, 14])
-    for one, other in zip(clock.before(np.array([0, 0, 1, 2, 2]), later), clock.latest().before(np.array([0, 0, 1, 2, 2]), later), strict=True):
+    for one, other in zip(
+        clock.before(np.array([0, 0, 1, 2, 2]), later), clock.latest().before(np.array([0, 0, 1, 2, 2]), later), strict=True
+    ):
         assert np.array_equal(one, other)
 
 

@@ -43,7 +43,10 @@ def test_negatives_are_proposals_the_user_never_touched():
     event = log.liked(VALIDATION)
     proposal = np.array([[row[item] for item in "abcdef"]] * len(event))
     groups = retrieved(log, proposal, event, negatives=4, seed=0)
-    names = [[log.catalogue.item_ids[r] for r, there in zip(rows, keep, strict=True) if there] for rows, keep in zip(groups.item_row_GK, groups.there_GK, strict=True)]
+    names = [
+        [log.catalogue.item_ids[r] for r, there in zip(rows, keep, strict=True) if there]
+        for rows, keep in zip(groups.item_row_GK, groups.there_GK, strict=True)
+    ]
     assert [group[0] for group in names] == ["b", "e"]
     assert [sorted(group[1:]) for group in names] == [["d", "e", "f"], ["a", "b", "c"]]
     assert groups.label_GKY[0, :, 0][groups.there_GK[0]].tolist() == [1, 0, 0, 0]

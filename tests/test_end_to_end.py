@@ -21,7 +21,6 @@ from serve.contract import MAX_BATCH
 from serve.mmr import mmr
 from serve.release import Release
 
-
 ROOT = Path(__file__).parents[1]
 WORLD = ["data=world", "data.users=150", "data.items=160", "data.events=6000"]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -35,7 +34,9 @@ def free_port() -> int:
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
     """A command of the README, in an empty folder."""
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=os.environ | QUIET, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=os.environ | QUIET, capture_output=True, text=True, timeout=300, check=False
+    )
     assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
@@ -125,7 +126,9 @@ def test_a_posted_event_changes_the_next_answer(served):
     assert told["stored"] == 1
     after = ask(served, "/v1/recommendations?user_id=a-newcomer&count=10")
     assert after["answered_by"] == "personalised" and watched not in ids()
-    assert ask(served, "/v1/events", {"event_id": "e1", "user_id": "a-newcomer", "item_id": watched, "event_type": "complete"})["stored"] == 0
+    assert (
+        ask(served, "/v1/events", {"event_id": "e1", "user_id": "a-newcomer", "item_id": watched, "event_type": "complete"})["stored"] == 0
+    )
 
 
 def test_a_release_is_taken_back(trained):
@@ -183,9 +186,22 @@ def test_a_config_key_that_does_not_exist_is_hydras_error(tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_model(tmp_path):
-    command = [str(ROOT / "train.py"), "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=8", "task.batch_size=64", "trainer.patience=99"]
+    command = [
+        str(ROOT / "train.py"),
+        "experiment=world_two_tower",
+        *WORLD,
+        "trainer.trainer.max_epochs=8",
+        "task.batch_size=64",
+        "trainer.patience=99",
+    ]
     run(tmp_path, *command, "hydra.run.dir=whole")
-    killed = subprocess.Popen([sys.executable, *command, "hydra.run.dir=killed"], cwd=tmp_path, env=os.environ | QUIET, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        [sys.executable, *command, "hydra.run.dir=killed"],
+        cwd=tmp_path,
+        env=os.environ | QUIET,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 90
     while not last.exists() and killed.poll() is None and time.monotonic() < deadline:

@@ -38,7 +38,10 @@ def test_arrows_point_one_way(room):
 
 
 def test_nobody_imports_a_script():
-    for path in [*ROOT.glob("*.py"), *(path for room in ("data", "towers", "serve", "bench", "tests") for path in (ROOT / room).rglob("*.py"))]:
+    for path in [
+        *ROOT.glob("*.py"),
+        *(path for room in ("data", "towers", "serve", "bench", "tests") for path in (ROOT / room).rglob("*.py")),
+    ]:
         for module in imported(path):
             assert not within(module, ("train", "export")), f"{path.relative_to(ROOT)} imports {module}"
 
@@ -46,13 +49,20 @@ def test_nobody_imports_a_script():
 def test_the_world_is_known_to_no_model():
     for room in ("towers", "serve"):
         for path in (ROOT / room).rglob("*.py"):
-            assert not any(within(module, ("data.world", "data.audience", "data.outcomes", "data.logging_policy")) for module in imported(path))
+            assert not any(
+                within(module, ("data.world", "data.audience", "data.outcomes", "data.logging_policy")) for module in imported(path)
+            )
 
 
 def test_outside_libraries_have_one_home():
     homes = {"faiss": ["serve/index.py"], "tritonclient": ["serve/triton.py"]}
     for library, expected in homes.items():
-        users = [str(path.relative_to(ROOT)) for room in ALLOWED for path in (ROOT / room).rglob("*.py") if any(within(m, (library,)) for m in imported(path))]
+        users = [
+            str(path.relative_to(ROOT))
+            for room in ALLOWED
+            for path in (ROOT / room).rglob("*.py")
+            if any(within(m, (library,)) for m in imported(path))
+        ]
         assert users == expected
 
 

@@ -26,7 +26,12 @@ def test_two_queries_by_hand():
     query = torch.tensor([[1.0], [2.0]])
     item = torch.tensor([[1.0], [0.5]])
     loss = in_batch_softmax(
-        query, item, item_row_B=torch.tensor([0, 1]), log_q_B=torch.log(torch.tensor([0.5, 0.25])), weight_B=torch.tensor([1.0, 3.0]), temperature=0.5
+        query,
+        item,
+        item_row_B=torch.tensor([0, 1]),
+        log_q_B=torch.log(torch.tensor([0.5, 0.25])),
+        weight_B=torch.tensor([1.0, 3.0]),
+        temperature=0.5,
     )
     first = -math.log(math.exp(2.0) * 2 / (math.exp(2.0) * 2 + math.exp(1.0) * 4))
     second = -math.log(math.exp(2.0) * 4 / (math.exp(4.0) * 2 + math.exp(2.0) * 4))

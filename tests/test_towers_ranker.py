@@ -7,7 +7,9 @@ from towers.ranker import HEADS, Ranker
 
 def ranker():
     torch.manual_seed(0)
-    return Ranker(width=6, moment_sizes=(24, 7), number_mean=torch.tensor([1.0, 2.0]), number_std=torch.tensor([1.0, 4.0]), hidden=8, dropout=0.1).eval()
+    return Ranker(
+        width=6, moment_sizes=(24, 7), number_mean=torch.tensor([1.0, 2.0]), number_std=torch.tensor([1.0, 4.0]), hidden=8, dropout=0.1
+    ).eval()
 
 
 def question(rows=3, candidates=5):
@@ -26,7 +28,9 @@ def test_the_order_of_candidates_and_who_else_stands_there_do_not_matter():
     query, moment, candidate, number = question()
     order = torch.tensor([3, 1, 4, 0, 2])
     model = ranker()
-    torch.testing.assert_close(model(query, moment, candidate[:, order], number[:, order]), model(query, moment, candidate, number)[:, order])
+    torch.testing.assert_close(
+        model(query, moment, candidate[:, order], number[:, order]), model(query, moment, candidate, number)[:, order]
+    )
     torch.testing.assert_close(model(query, moment, candidate[:, :2], number[:, :2]), model(query, moment, candidate, number)[:, :2])
 
 

@@ -11,28 +11,37 @@ import torch
 import torch.multiprocessing
 
 from data.datamodule import Events, RetrievalData, shuffled
-from data.propensity import even, popularity
-from data.split import TEST, VALIDATION, by_time
 from data.log import read_log
+from data.propensity import even, popularity
 from data.schema import Tables
+from data.split import TEST, VALIDATION, by_time
+from tests.logs import small
 from towers.encoders import MeanEncoder
 from towers.evaluation import ItemLists, per_user, rank
 from towers.retrieval import InBatchNegatives, RetrievalTask, WholeCatalogue, distinct
 from towers.saved import SavedModelError, SavedRetrieval, save_retrieval
 from towers.two_tower import IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower
 from towers.warm_start import start_warm
-from tests.logs import small
 
 
 def data_of(log, **change):
-    known = {"batch_size": 128, "history_length": 10, "propensity": even, "floor": 1.0, "recency_half_life_days": None, "order": shuffled, "seed": 0}
+    known = {
+        "batch_size": 128,
+        "history_length": 10,
+        "propensity": even,
+        "floor": 1.0,
+        "recency_half_life_days": None,
+        "order": shuffled,
+        "seed": 0,
+    }
     return RetrievalData(log, **known | change)
 
 
 def task_of(data, **change):
     torch.manual_seed(0)
     known = {
-        "width": 16, "temperature": 0.2, "table_lr": 0.05, "table_std": 0.1, "table_start": 0.0, "popularity_half_lives_days": (), "popularity_age_days": 0, "ks": (10, 20),
+        "width": 16, "temperature": 0.2, "table_lr": 0.05, "table_std": 0.1, "table_start": 0.0,
+        "popularity_half_lives_days": (), "popularity_age_days": 0, "ks": (10, 20),
         "item_tower": partial(ItemTower, hidden=32, content_std=0.1, id_dropout=0.1, dropout=0.1, norm=UnitNorm()),
         "user_tower": partial(UserTower, hidden=32, dropout=0.1, norm=UnitNorm(), encoder=MeanEncoder),
         "negatives": partial(InBatchNegatives, uniform=8), "dense_optimizer": partial(torch.optim.AdamW, lr=3e-3),
@@ -72,7 +81,10 @@ def test_training_beats_popularity_on_a_world_with_tastes():
     learned = per_user(task.eval().rank(asked), (10,))["ndcg_at_10"].mean()
     fresh = per_user(task_of(data).eval().rank(asked), (10,))["ndcg_at_10"].mean()
     count_I = torch.as_tensor(log.item_count()).float()
-    lists = [ItemLists(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((asked.target_offset, asked.target_row), (asked.seen_offset, asked.seen_row))]
+    lists = [
+        ItemLists(torch.as_tensor(a), torch.as_tensor(b))
+        for a, b in ((asked.target_offset, asked.target_row), (asked.seen_offset, asked.seen_row))
+    ]
     popular = rank(lambda u: count_I.expand(len(u), -1), torch.arange(len(asked.user_row_Q)), *lists, item_count=len(count_I))
     assert learned > 1.15 * float(per_user(popular, (10,))["ndcg_at_10"].mean()) and learned > 2 * fresh
 
@@ -155,7 +167,11 @@ def test_an_id_two_tower_trains_through_the_same_task():
     log = small()[1]
     data = data_of(log, history_length=0)
     task = task_of(
-        data, item_tower=partial(IdItemTower, norm=UnitNorm()), user_tower=partial(IdUserTower, norm=UnitNorm()), negatives=InBatchNegatives, table_lr=0.2
+        data,
+        item_tower=partial(IdItemTower, norm=UnitNorm()),
+        user_tower=partial(IdUserTower, norm=UnitNorm()),
+        negatives=InBatchNegatives,
+        table_lr=0.2,
     )
     before = task.rank(data.questions(VALIDATION))
     trainer(max_epochs=5).fit(task, data)

@@ -20,8 +20,8 @@ def in_batch_softmax(
 ) -> Tensor:
     """Pick each query's own item out of the batch: Σ w·CE(q·i/τ − log q) / Σ w, one column per row of the batch.
 
-    Yi et al. 2019 (doi:10.1145/3298689.3346996). `sampled_softmax` says the same with one column per distinct item, and is what training uses:
-    this is its readable twin, and the judge in its tests.
+    Yi et al. 2019 (doi:10.1145/3298689.3346996). `sampled_softmax` says the same with one column per distinct
+    item, and is what training uses: this is its readable twin, and the judge in its tests.
     """
     logit_BB = mask_accidental_hits(query_BD @ item_BD.T / temperature - log_q_B, item_row_B)
     loss_B = F.cross_entropy(logit_BB, torch.arange(len(logit_BB), device=logit_BB.device), reduction="none")

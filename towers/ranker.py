@@ -39,7 +39,9 @@ class Ranker(nn.Module):
             user_BD = user_BD + table(moment[:, column])
         candidate_BKD = candidate.to(query.dtype)
         number_BKX = (number - self.number_mean) / self.number_std
-        first = user_BD.unsqueeze(1) + self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1)) + self.number(number_BKX)
+        first = (
+            user_BD.unsqueeze(1) + self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1)) + self.number(number_BKX)
+        )
         return self.head(self.trunk(first)) + self.skip(number_BKX)
 
     def forward(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:

@@ -145,7 +145,9 @@ class RankingTask(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Mean loss and speed of the epoch."""
-        self.log_dict({"train/loss": self.epoch_loss / max(self.trainer.num_training_batches, 1), "train/pairs_per_second": self.pairs_per_second()})
+        self.log_dict(
+            {"train/loss": self.epoch_loss / max(self.trainer.num_training_batches, 1), "train/pairs_per_second": self.pairs_per_second()}
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser for everything."""

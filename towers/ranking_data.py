@@ -79,7 +79,9 @@ class RankingData(L.LightningDataModule):
         self.fit_groups, self.choose_groups = groups.where(learn_G & ~held_G), groups.where(held_G)
         self.test_groups = groups.where(groups.part_G == TEST)
         if not len(self.fit_groups.now_G):
-            raise ValueError(f"no group to learn from in parts {list(parts)} of the split; give task.datamodule.parts others, or a split with them")
+            raise ValueError(
+                f"no group to learn from in parts {list(parts)} of the split; give task.datamodule.parts others, or a split with them"
+            )
         self._held: dict[int, RankingBatch] = {}
         self.fit_batch = self.tensors(self.fit_groups)
         self.number_mean, self.number_std = self._scale(self.fit_batch.number_BKX, self.fit_groups.there_GK)
@@ -111,7 +113,9 @@ class RankingData(L.LightningDataModule):
         logged = groups.propensity_GK[groups.there_GK]
         count_I = self.log.item_count()
         weight_GK = np.zeros(groups.there_GK.shape, np.float32)
-        weight_GK[groups.there_GK] = ips_weight(self.propensity(Exposure(count_I, groups.item_row_GK[groups.there_GK], logged)), floor=self.floor)
+        weight_GK[groups.there_GK] = ips_weight(
+            self.propensity(Exposure(count_I, groups.item_row_GK[groups.there_GK], logged)), floor=self.floor
+        )
         columns = (groups.moment_GC, groups.item_row_GK, number, groups.label_GKY, weight_GK)
         return RankingBatch(query_GD, *(torch.as_tensor(column) for column in columns))
 
@@ -139,7 +143,8 @@ class RankingData(L.LightningDataModule):
         table = RankingBatch(*(column.to(device) for column in self.fit_batch))
         return Batches(
             torch.arange(len(table.query_BD), device=device), lambda row_B: RankingBatch(*(column[row_B] for column in table)),
-            order=partial(shuffled, torch.arange(len(table.query_BD))), batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
+            order=partial(shuffled, torch.arange(len(table.query_BD))), batch_size=self.batch_size, seed=self.seed,
+            epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
         )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader:

@@ -27,7 +27,9 @@ def commit() -> str:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
     if head.returncode:
         return "unknown"
-    changes = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=where, capture_output=True, text=True, check=False)
+    changes = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"], cwd=where, capture_output=True, text=True, check=False
+    )
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
@@ -114,4 +116,3 @@ def figures(task, data) -> dict:
 def _by(ranking, keep: Mapping) -> tuple[dict[object, Interval], dict[object, int]]:
     values = {key: per_user(ranking, (20,), mask.to(ranking.rank_T.device))["ndcg_at_20"] for key, mask in keep.items() if mask.any()}
     return {key: bootstrap_mean(value_U) for key, value_U in values.items()}, {key: len(value_U) for key, value_U in values.items()}
-

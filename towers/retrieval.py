@@ -146,7 +146,9 @@ class RetrievalTask(L.LightningModule):
 
     def clocks_of(self, log: Log) -> tuple[ItemClock, ...]:
         """One clock of `log` for each half-life, on the device of the model."""
-        return tuple(clock.to(lambda array: torch.as_tensor(array, device=self.device)) for clock in popularity_clocks(log, self.half_lives_days))
+        return tuple(
+            clock.to(lambda array: torch.as_tensor(array, device=self.device)) for clock in popularity_clocks(log, self.half_lives_days)
+        )
 
     def on_fit_start(self) -> None:
         """The clocks of the training part, where the model now is."""
@@ -208,7 +210,14 @@ class RetrievalTask(L.LightningModule):
             log.item_row_E, log.event_code_E, log.timestamp_E,
             start_B=asked.start_Q[rows], end_B=asked.end_Q[rows], now_B=asked.now_Q[rows], length=self.history_length,
         )  # fmt: skip
-        columns = (asked.user_row_Q[rows], asked.user_row_Q[rows], *history.arrays(), asked.moment_QC[rows], asked.now_Q[rows], asked.now_Q[rows])
+        columns = (
+            asked.user_row_Q[rows],
+            asked.user_row_Q[rows],
+            *history.arrays(),
+            asked.moment_QC[rows],
+            asked.now_Q[rows],
+            asked.now_Q[rows],
+        )
         batch = RetrievalBatch(*(torch.as_tensor(column, device=self.device) for column in columns))
         return self.user_tower.ask(batch, input_ID, batch.history_row_BL)
 

@@ -70,9 +70,18 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
     np.save(folder / "rows.npy", task.item_rows(data.train_log).numpy().astype(np.float16))
     torch.save(task.state_dict(), folder / "state.pt")
     recipe = asdict(data.log.catalogue.recipe)
-    np.savez(folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_))
+    np.savez(
+        folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_)
+    )
     numbers = {name: recipe[name] for name in ("embedding_width", "year_mean", "year_std")}
-    facts = {"kind": "retrieval", "width": task.width, "history_length": task.history_length, "half_lives_days": task.half_lives_days, "recipe": numbers, **meaning(data.log)}
+    facts = {
+        "kind": "retrieval",
+        "width": task.width,
+        "history_length": task.history_length,
+        "half_lives_days": task.half_lives_days,
+        "recipe": numbers,
+        **meaning(data.log),
+    }
     (folder / "meaning.json").write_text(json.dumps(facts))
 
 
@@ -133,7 +142,8 @@ class SavedRetrieval:
         for name, words in now.items():
             if trained[name] != words:
                 raise SavedModelError(
-                    f"{self.folder} was trained on other {name} than this log has; train the ranker with the data, split and log settings of its retrieval run"
+                    f"{self.folder} was trained on other {name} than this log has;"
+                    " train the ranker with the data, split and log settings of its retrieval run"
                 )
 
 

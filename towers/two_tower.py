@@ -39,7 +39,9 @@ class ItemTower(nn.Module):
     a model without `UnitNorm` begins as its popularity columns.
     """
 
-    def __init__(self, *, width: int, features: int, priors: int, hidden: int, id_dropout: float, dropout: float, content_std: float, norm: nn.Module):
+    def __init__(
+        self, *, width: int, features: int, priors: int, hidden: int, id_dropout: float, dropout: float, content_std: float, norm: nn.Module
+    ):
         super().__init__()
         self.width = width
         self.priors = priors
@@ -72,7 +74,8 @@ class ItemTower(nn.Module):
 class UserTower(nn.Module):
     """A history of item rows, and the moment, to a query. It knows no user id: its size does not grow with the users.
 
-    The query's first D − P columns are taste, its last `priors` = P say how much each popularity column of an item counts for this user now.
+    The query's first D − P columns are taste, its last `priors` = P say how much each popularity column
+    of an item counts for this user now.
 
     `encoder` maps (B, L, D) and a mask to a state (B, D); `moment_sizes` is how many values each moment column may take;
     `users` is told to every user tower and not used by this one.
