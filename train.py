@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import logging
+import warnings
 from pathlib import Path
 
 import hydra
@@ -19,6 +20,9 @@ from towers import record
 from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
+logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+for noise in ("The number of training batches", ".*treespec, LeafSpec", ".*does not have many workers", "Initializing zero-element tensors"):
+    warnings.filterwarnings("ignore", message=noise)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -35,7 +39,7 @@ def main(cfg: DictConfig) -> float:
     if cfg.warm_start:
         logger.info("warm start: %s", start_warm(task, data, Path(cfg.warm_start)))
     if cfg.trainer.compile:
-        task.compile()
+        task.compile_towers()
 
     lab_book = MLFlowLogger(cfg.experiment_name, run_name=cfg.name, tracking_uri=cfg.mlflow, tags=record.tags(cfg.question, tables, split))
     checkpoint = ModelCheckpoint(folder / "checkpoints", "best", monitor=cfg.trainer.monitor, mode=cfg.trainer.mode, save_last=True)
@@ -51,6 +55,7 @@ def main(cfg: DictConfig) -> float:
     trainer.test(task, data, verbose=False)
     if trainer.is_global_zero:
         record.finish(lab_book, task, data, folder, save=instantiate(cfg.task.save), name=cfg.name)
+        record.show(trainer.callback_metrics, lab_book, cfg.name)
     return float(trainer.checkpoint_callback.best_model_score or 0.0)
 
 

@@ -38,7 +38,7 @@ BASELINES: Mapping[str, tuple[Callable[..., Baseline], Mapping[str, tuple]]] = {
         ItemNeighbours,
         {
             "weight": (Cosine(), Bm25(), Bm25(b=0.25), Bm25(b=1.0), Bm25(k1=100.0)),
-            "neighbours": (100, 20, 50, 200, 500),
+            "neighbours": (100, 20, 50, 200, 500, 2000),
             "shrinkage": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
         },
     ),
@@ -51,7 +51,7 @@ BASELINES: Mapping[str, tuple[Callable[..., Baseline], Mapping[str, tuple]]] = {
             "iterations": (15, 5, 30),
         },
     ),
-    "EASE": (Ease, {"regularization": (100.0, 1.0, 3.0, 10.0, 30.0, 300.0, 1000.0, 3000.0)}),
+    "EASE": (Ease, {"regularization": (100.0, 1.0, 3.0, 10.0, 30.0, 300.0, 1000.0, 3000.0, 10_000.0)}),
 }
 """Name, class and the values searched, beside those of `MATRIX`; the first of each axis is where the search starts."""
 

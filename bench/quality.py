@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("baselines", "towers"), help="run one half, print it, write nothing")
     parser.add_argument("--mlflow", help="also log a run for each model there, e.g. sqlite:///mlflow.db")
     parser.add_argument("overrides", nargs="*", help="of conf/train.yaml, e.g. task.module.temperature=0.07")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     populations, start = POPULATIONS[asked.name], time.perf_counter()
     with initialize(version_base="1.3", config_path="../conf"):
         given = [f"experiment={asked.name}_two_tower", "name=quality", "question=quality", *asked.overrides]

@@ -99,3 +99,11 @@ def test_unknown_labels_carry_no_weight():
     nothing = torch.full((3,), float("nan"))
     assert weighted_bce(logit, nothing, weight_B=weight).item() == 0
     assert weighted_squared_error(logit, nothing, weight_B=weight).item() == 0
+
+
+def test_half_precision_queries_meet_full_precision_candidates():
+    query, candidate, target, log_q, weight = (tensor.float() if tensor.is_floating_point() else tensor for tensor in problem(7, 30, 11))
+    arguments = {"target_B": target, "log_q_M": log_q, "weight_B": weight, "temperature": 0.5}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = sampled_softmax(query.bfloat16(), candidate, **arguments)
+    assert mixed.dtype == torch.float32 and mixed.item() == pytest.approx(sampled_softmax(query, candidate, **arguments).item(), rel=2e-2)

@@ -47,7 +47,11 @@ def sampled_softmax(
     `weight_sum` replaces Σ w where the batch is one part of a larger one.
     """
     total = weight_B.sum() if weight_sum is None else weight_sum
-    loss, _, _ = _BlockedSoftmax.apply(query_BD, candidate_MD, target_B, log_q_M, weight_B / total, temperature, block)
+    dtype = torch.promote_types(query_BD.dtype, candidate_MD.dtype)
+    with torch.autocast(query_BD.device.type, enabled=False):
+        loss, _, _ = _BlockedSoftmax.apply(
+            query_BD.to(dtype), candidate_MD.to(dtype), target_B, log_q_M, weight_B / total, temperature, block
+        )
     return loss
 
 

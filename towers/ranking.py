@@ -40,6 +40,10 @@ class RankingTask(L.LightningModule):
         self.register_buffer("count_I", torch.as_tensor(data.log.item_count()), persistent=False)
         self.rankings: dict[str, Ranking] = {}
 
+    def compile_towers(self) -> None:
+        """`torch.compile` the ranker."""
+        self.ranker.compile()
+
     def predict(self, batch: RankingBatch) -> Tensor:
         """Logits (B, K, H) of a batch."""
         return self.ranker.logits(batch.query_BD, batch.moment_BC, self.row_IW[batch.item_row_BK, : self.width], batch.number_BKX)

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import MLFlowLogger
+from rich.console import Console
+from rich.table import Table
 
 from data.schema import Tables
 from data.split import Split
@@ -89,6 +91,23 @@ def link(model: Path, name: Path) -> None:
     fresh = name.with_name(f".{name.name}.{os.getpid()}")
     fresh.symlink_to(model.resolve())
     fresh.replace(name)
+
+
+SHOWN = ("recall_at_20", "ndcg_at_20", "hit_rate_at_10", "click_auc", "catalogue_coverage_at_10")
+
+
+def show(metrics: Mapping[str, torch.Tensor], lab_book: MLFlowLogger, name: str) -> None:
+    """Print what the test found, and where the rest of it is."""
+    table = Table(title=f"{name}: test", title_justify="left")
+    for column in ("figure", "value", "95 % interval"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for figure in (figure for figure in SHOWN if f"test/{figure}" in metrics):
+        ends = [metrics.get(f"test/{figure}_{end}") for end in ("low", "high")]
+        interval = "" if ends[0] is None else f"{float(ends[0]):.4f} to {float(ends[1]):.4f}"
+        table.add_row(figure, f"{float(metrics[f'test/{figure}']):.4f}", interval)
+    console = Console()
+    console.print(table)
+    console.print(f"run {lab_book.run_id} · model models/{name} · compare: mlflow ui --backend-store-uri {lab_book._tracking_uri}")
 
 
 def figures(task, data) -> dict:

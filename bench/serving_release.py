@@ -1,0 +1,183 @@
+"""A release of synthetic items for bench.serving: the real towers and ranker with random weights, every file as export writes it.
+
+Items are unit vectors around random centres; a user's history is drawn from three centres, so that queries, neighbours and suspects are
+like those of real users. Genres follow the centres, popularity is Zipf's.
+
+Shapes: I catalogue · D width · C centres · U users · L history length · G genres.
+"""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+
+from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.schema import ITEMS, USERS
+from serve import contract
+from serve.index import ivf_sq8
+from serve.publication import publish
+from serve.release import seal
+from serve.triton import PYTHON, add_version
+from towers.encoders import AttentionEncoder, MeanEncoder
+from towers.ranker import HEADS, Ranker
+from towers.two_tower import ItemTower, UnitNorm, UserTower
+
+FEATURES, TASTES, NOW_MS = 64, 3, 1_750_000_000_000
+DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic", "premium")
+GENRES = tuple(f"genre {number}" for number in range(18))
+MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
+# The numbers as they are spread over what these users are shown: dot, genre_match, log_popularity, mean_rating, log_age_days, history_count.
+NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
+ENCODERS = {"mean": MeanEncoder, "attention": AttentionEncoder}
+
+
+class World(NamedTuple):
+    """What a synthetic release is made of."""
+
+    items: int
+    users: int
+    width: int = 256
+    hidden: int = 256
+    length: int = 50
+    clusters: int = 2_000
+    spread: float = 1.0  # length of the noise around a centre, that of a centre being 1
+    encoder: str = "mean"
+    threads: int = 1
+    instances: int = 1
+    seed: int = 0
+
+    @property
+    def version(self) -> str:
+        """A name that is another for any other world."""
+        return "-".join(str(value).replace(".", "_") for value in self)
+
+
+def write(world: World, releases: Path) -> None:
+    """Publish the release of a world in `releases`. Three minutes for 500,000 items on two cores, most of it the index."""
+    rng = np.random.default_rng(world.seed)
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=releases) as staging:
+        folder = Path(staging) / world.version
+        folder.mkdir()
+        centre_I = rng.integers(0, world.clusters, world.items)
+        _write_items(world, folder, centre_I, rng)
+        _write_tables(world, folder, centre_I, rng)
+        _write_models(world, folder)
+        manifest = {
+            "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
+            "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
+            "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+        }  # fmt: skip
+        seal(folder, manifest)
+        publish(folder, releases, world.version)
+
+
+def _write_items(world: World, folder: Path, centre_I: np.ndarray, rng: np.random.Generator) -> None:
+    centre_CD = rng.standard_normal((world.clusters, world.width), np.float32)
+    vector_ID = rng.standard_normal((world.items, world.width), np.float32)
+    vector_ID *= np.float32(world.spread)
+    vector_ID += centre_CD[centre_I]
+    vector_ID /= np.linalg.norm(vector_ID, axis=1, keepdims=True)
+    row_IW = np.empty((world.items, 2 * world.width), np.float16)
+    row_IW[:, : world.width] = row_IW[:, world.width :] = vector_ID
+    row_IW.tofile(folder / "items.f16")
+    ivf_sq8(vector_ID).save(folder / "index.faiss")
+
+
+def _write_tables(world: World, folder: Path, centre_I: np.ndarray, rng: np.random.Generator) -> None:
+    item_ids = np.char.add("i", np.arange(world.items).astype(str))
+    genre_I2 = np.stack([centre_I % len(GENRES), rng.integers(0, len(GENRES), world.items)], axis=1)
+    catalogue = pl.DataFrame(
+        {
+            "item_id": item_ids,
+            "title": np.char.add("The film of ", item_ids),
+            "genres": pl.Series(np.array(GENRES)[genre_I2].tolist(), dtype=pl.List(pl.String)).list.unique(),
+            "release_date": pl.Series(rng.integers(10_000, NOW_MS // 86_400_000, world.items), dtype=pl.Int32).cast(pl.Date),
+        }
+    )
+    missing = [pl.lit(None, column.dtype).alias(name) for name, column in ITEMS.items() if name not in catalogue.columns]
+    catalogue.with_columns(missing).select(*ITEMS).write_parquet(folder / "catalogue.parquet")
+    words = {"device": DEVICES, "region": REGIONS, "subscription_tier": TIERS, "genres": GENRES}
+    (folder / "vocabulary.json").write_text(json.dumps(words))
+
+    order_I = np.argsort(centre_I, kind="stable")
+    start_C = np.searchsorted(centre_I[order_I], np.arange(world.clusters + 1))
+    taste_U3 = rng.integers(0, world.clusters, (world.users, TASTES))
+    taste_UL = np.take_along_axis(taste_U3, rng.integers(0, TASTES, (world.users, world.length)), axis=1)
+    size_UL = start_C[taste_UL + 1] - start_C[taste_UL]
+    row_UL = order_I[(start_C[taste_UL] + rng.random(taste_UL.shape) * size_UL).astype(np.int64).clip(0, world.items - 1)]
+    then_UL = NOW_MS - np.sort(rng.integers(HOUR_MS, 1000 * HOUR_MS, taste_UL.shape), axis=1)[:, ::-1]
+    type_UL = rng.integers(2, 7, taste_UL.shape).astype(np.int8)
+    rating_UL = np.where(type_UL == 6, rng.integers(1, 6, taste_UL.shape), np.nan).astype(np.float32)
+    user_ids = [f"u{number}" for number in range(world.users)]
+    lists = {"item_id": item_ids[row_UL], "event_type": type_UL, "rating": rating_UL, "timestamp": then_UL}
+    histories = {"user_id": user_ids} | {name: pl.Series(values.tolist()) for name, values in lists.items()}
+    pl.DataFrame(histories).cast({"event_type": pl.List(pl.Int8), "rating": pl.List(pl.Float32)}).write_parquet(
+        folder / "histories.parquet"
+    )
+    known = {
+        "user_id": user_ids,
+        "region": rng.choice(REGIONS, world.users),
+        "subscription_tier": rng.choice(TIERS, world.users),
+        "birth_year": rng.integers(1940, 2010, world.users).astype(np.int16),
+    }
+    pl.DataFrame(known).select(*USERS).write_parquet(folder / "users.parquet")
+
+    popularity_I = 1e5 / rng.permutation(np.arange(1, world.items + 1))
+    count_I = rng.integers(0, 50, world.items).astype(np.float64)
+    np.savez(
+        folder / "clock.npz", key=(np.arange(world.items) << 32) + NOW_MS // HOUR_MS - 1, popularity=popularity_I,
+        rating_sum=count_I * rng.uniform(2, 5, world.items), rating_count=count_I, half_life_hours=720.0, prior_rating=3.6,
+        prior_count=5.0,
+    )  # fmt: skip
+
+
+def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
+    """The towers and the ranker with random weights, in `eval`. The ranker goes by the dot product, so that histories have effects."""
+    torch.manual_seed(world.seed)
+    tower = {"width": world.width, "priors": 0, "hidden": world.hidden, "dropout": 0.1, "norm": UnitNorm()}
+    user = UserTower(**tower, moment_sizes=MOMENT_SIZES, users=0, encoder=ENCODERS[world.encoder])
+    item = ItemTower(**tower, features=FEATURES, id_dropout=0.1, content_std=0.05)
+    mean, std = torch.tensor(NUMBER_MEAN), torch.tensor(NUMBER_STD)
+    ranker = Ranker(
+        width=world.width, moment_sizes=MOMENT_SIZES, number_mean=mean, number_std=std, hidden=world.hidden, dropout=0.2
+    )  # fmt: skip
+    with torch.no_grad():
+        user.mix[-1].weight.mul_(0.1)  # a taste close to the state: queries lie where items do
+        user.mix[-1].bias.zero_()
+        ranker.skip.weight[0, 0] = 3.0
+        ranker.head.bias[0] = -math.log(19)
+    return user.eval(), item.eval(), ranker.eval()
+
+
+@torch.no_grad()
+def _write_models(world: World, folder: Path) -> None:
+    user, item, ranker = models(world)
+    specs = {
+        contract.user_tower(world.width, len(MOMENT)): user,
+        contract.item_tower(world.width, FEATURES): item,
+        contract.ranker(world.width, len(MOMENT), len(NUMBERS), len(HEADS)): ranker,
+    }
+    for spec, module in specs.items():
+        path = folder / f"{spec.name}.pt"
+        torch.jit.script(module).save(str(path))
+        add_version(folder / "triton", spec, 1, path, backend=PYTHON, threads=world.threads, instances=world.instances)
+        path.unlink()
+    B, L, K, D = 2, world.length, 32, world.width
+    history, candidate = torch.randn(B, L, D).half() / math.sqrt(D), torch.randn(B, K, D).half() / math.sqrt(D)
+    code, age = torch.randint(1, 7, (B, L)), torch.randint(0, 100_000, (B, L))
+    moment, feature, number = torch.zeros((B, len(MOMENT)), dtype=torch.int64), torch.rand(B, FEATURES), torch.rand(B, K, len(NUMBERS))
+    query = user(history, code, age, moment)
+    golden = {
+        "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
+        "user_tower/query__0": query,
+        "item_tower/feature": feature, "item_tower/row__0": item(feature),
+        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
+        "ranker/value__0": ranker(query, moment, candidate, number),
+    }  # fmt: skip
+    np.savez(folder / "golden.npz", **{name: tensor.numpy() for name, tensor in golden.items()})
+    (folder / "golden.json").write_text("[]")
