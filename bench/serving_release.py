@@ -31,7 +31,7 @@ FEATURES, TASTES, NOW_MS = 64, 3, 1_750_000_000_000
 DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic", "premium")
 GENRES = tuple(f"genre {number}" for number in range(18))
 MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
-# The numbers as they are spread over what these users are shown: dot, genre_match, log_popularity, mean_rating, log_age_days, history_count.
+# How NUMBERS are spread over what these users are shown.
 NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
 ENCODERS = {"mean": MeanEncoder, "attention": AttentionEncoder}
 

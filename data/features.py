@@ -158,7 +158,10 @@ def genre_share(genre_IG: np.ndarray, history: PackedHistory) -> np.ndarray:
 
 
 def genre_match(share_BG: np.ndarray, genre_IG: np.ndarray, item_row_BK: np.ndarray) -> np.ndarray:
-    """The mean share, in the user's history, of the genres an item bears: float32 (B, K), 0 for an item without genres."""
+    """The mean share, in the user's history, of the genres an item bears: float32 (B, K), 0 for an item without genres.
+
+    `item_row_BK` may have one row, of the same candidates for all B.
+    """
     genre_BKG = genre_IG[item_row_BK].astype(np.float32)
     match_BK = np.einsum("bg,bkg->bk", share_BG, genre_BKG)
     return match_BK / np.maximum(genre_BKG.sum(2), 1.0)
@@ -229,15 +232,19 @@ def candidate_numbers(
 ) -> np.ndarray:
     """What the ranker is told of each candidate beside its row: float32 (B, K, X) in the order of `NUMBERS`.
 
-    `release_day_I` is days since 1970, NaN where unknown (an item of unknown age counts as a year old).
+    `release_day_I` is days since 1970, NaN where unknown (an item of unknown age counts as a year old). Where the same candidates are
+    asked about at the same time for all B, `item_row_BK` and `now_B` have one row: what depends on nothing else is found once.
     """
     hour_B1 = (now_B // HOUR_MS)[:, None]
     popularity_BK, rating_BK = clock.before(item_row_BK, np.broadcast_to(hour_B1, item_row_BK.shape))
     age_BK = np.nan_to_num((now_B // DAY_MS)[:, None] - release_day_I[item_row_BK], nan=365.0).clip(0)
     count_B1 = (history.event_code_BL != PAD).sum(1, keepdims=True)
     match_BK = genre_match(genre_share(genre_IG, history), genre_IG, item_row_BK)
-    columns = (dot_BK, match_BK, np.log1p(popularity_BK), rating_BK, np.log1p(age_BK), np.broadcast_to(np.log1p(count_B1), dot_BK.shape))
-    return np.stack([np.asarray(column, np.float32) for column in columns], axis=2)
+    number_BKX = np.empty((*dot_BK.shape, len(NUMBERS)), np.float32)
+    columns = (dot_BK, match_BK, np.log1p(popularity_BK), rating_BK, np.log1p(age_BK), np.log1p(count_B1))
+    for place, column in enumerate(columns):
+        number_BKX[:, :, place] = column
+    return number_BKX
 
 
 def half_life_hours(half_life_days: float) -> float:

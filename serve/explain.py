@@ -1,8 +1,9 @@
 """Why an item is shown. "Because you watched X" is said only if, X left out of the history, the item's probability would have been lower.
 
 Suspects of the history are left out one at a time, all in one batch through both models: the explanation is the models' own answer
-to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016). Leaving out every
-one of 50 items costs the user tower 50 histories, some 60 ms on one core; `SUSPECTS` bounds that. Whatever is said was tested.
+to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016). Every suspect is one
+more history for the user tower and one more slate for the ranker, and `SUSPECTS` bounds that. Whatever is said was tested; of a history
+with more distinct items than that, an item that was not suspected is not named, even if it was the true cause.
 
 Shapes: X items left out · N shown items · E events of one user.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.features import DISLIKED, EVENT_TYPE_CODE, PackedHistory
+from data.features import DISLIKED, EVENT_TYPE_CODE
 from serve.scoring import Person, Scorer, pack_without
 
 NOTICEABLE = 0.05  # of the item's probability; less than that is no reason
@@ -42,22 +43,23 @@ class Causes:
     event_code_N: np.ndarray
 
 
-def causes(scorer: Scorer, who: Person, history: PackedHistory, query_BD: np.ndarray, item_row_N: np.ndarray) -> Causes:
+def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
     """Leave every suspect out of the history once and see whose absence each shown item suffers from most.
+
+    `probability_N` is what the shown items were ranked by, the whole history told.
 
     Raises:
         TritonError: the server did not answer.
     """
-    length = history.item_row_BL.shape[1]
+    length = scorer.release.manifest.history_length
     newest_first = who.item_row_E[::-1][:length]
     left_out_X = suspects(scorer, newest_first, item_row_N)
     if not len(left_out_X):
         return no_causes(len(item_row_N))
-    with_N = scorer.probability(query_BD, history, who.moment_BC, item_row_N, who.now)[0]
     without = pack_without(who, left_out_X, length)
     query_XD = scorer.query(without, who.moment_BC)
     without_XN = scorer.probability(query_XD, without, who.moment_BC, item_row_N, who.now)
-    cause_N = most_missed(with_N, without_XN)
+    cause_N = most_missed(probability_N, without_XN)
     newest_X = (newest_first[None, :] == left_out_X[:, None]).argmax(1)
     code_X = who.event_code_E[::-1][newest_X]
     return Causes(np.where(cause_N < 0, -1, left_out_X[cause_N]), np.where(cause_N < 0, -1, code_X[cause_N]))
@@ -80,18 +82,17 @@ def suspects(scorer: Scorer, newest_first: np.ndarray, item_row_N: np.ndarray) -
 def most_missed(with_N: np.ndarray, without_XN: np.ndarray) -> np.ndarray:
     """For each shown item, the x whose absence lowers its probability most, or -1: int64 (N).
 
-    The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median other suspect:
-    a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item.
+    The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median of the X, x itself among
+    them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. The median
+    is of the items that were left out. That is the median history item where the whole history was; of a longer one the suspects stand
+    for it, which are the likeliest to be missed, so that their median asks for more rather than less. An only item has no other to be
+    compared with.
     """
     loss_XN = 1 - without_XN / np.where(with_N > 0, with_N, np.inf)
     most_N = loss_XN.argmax(0)
     loss_N = loss_XN[most_N, np.arange(len(with_N))]
-    usual_N = np.zeros(len(with_N))
-    if len(loss_XN) > 1:
-        others_XN = loss_XN.copy()
-        others_XN[most_N, np.arange(len(with_N))] = np.nan
-        usual_N = np.nanmedian(others_XN, axis=0)
-    return np.where((with_N > 0) & (loss_N >= NOTICEABLE) & (loss_N > usual_N), most_N, -1)
+    median_N = np.median(loss_XN, axis=0) if len(loss_XN) > 1 else np.zeros(len(with_N))
+    return np.where((with_N > 0) & (loss_N >= NOTICEABLE) & (loss_N > median_N), most_N, -1)
 
 
 def no_causes(count: int) -> Causes:

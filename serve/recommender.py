@@ -166,7 +166,7 @@ class Recommender:
         with tally.stage("explain"):
             cause = explain.no_causes(len(order_N))
             if item_row is None:
-                cause = explain.causes(self.scorer, who, history, query_BD, shown.item_row_K)
+                cause = explain.causes(self.scorer, who, shown.item_row_K, probability_N)
             said = self._say(shown, cause, item_row, nobody)
         tally.drop({f"source {name}: {why}": 1 for name, why in missing.items()})
         by = "personalised" if not nobody else "popular" if item_row is None else "similar"

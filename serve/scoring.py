@@ -12,7 +12,9 @@ from serve.contract import MAX_BATCH, History, Request, UserFields
 from serve.release import Release
 from serve.triton import Client
 
-K_STEP = 32  # candidates are padded to a multiple of this, so that requests of about one size share a shape and Triton may batch them
+# Candidates are padded to a multiple of this, so that requests of about one size share a shape and Triton may batch them. A slate's worth
+# is sent as it is: slates are of one size anyway, and there each candidate is paid for once a suspect (`serve.explain`).
+K_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,10 @@ class Scorer:
         count = len(item_row_K)
         if not count:
             return np.zeros((len(query_BD), 0), np.float32)
-        item_row_K = np.concatenate((item_row_K, np.zeros(-count % K_STEP, np.int64)))
-        number_BKX = self._numbers(query_BD, history, item_row_K, now)
-        candidate_KD = self._input_half(item_row_K)
+        if count > K_STEP:
+            item_row_K = np.concatenate((item_row_K, np.zeros(-count % K_STEP, np.int64)))
+        candidate_KD, vector_KD = np.split(self._rows[item_row_K], 2, axis=1)
+        number_BKX = self._numbers(query_BD @ vector_KD.astype(np.float32).T, history, item_row_K, now)
         moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))
         parts = []
         for start in range(0, len(query_BD), MAX_BATCH):
@@ -125,17 +128,21 @@ class Scorer:
             )
         return np.concatenate(parts)[:, :count, self.release.manifest.relevance_head]
 
-    def _numbers(self, query_BD: np.ndarray, history: features.PackedHistory, item_row_K: np.ndarray, now: int) -> np.ndarray:
-        vector_KD = self.release.items[item_row_K, self.release.manifest.width :].astype(np.float32)
+    def _numbers(self, dot_BK: np.ndarray, history: features.PackedHistory, item_row_K: np.ndarray, now: int) -> np.ndarray:
         return features.candidate_numbers(
-            dot_BK=query_BD @ vector_KD.T,
-            item_row_BK=np.broadcast_to(item_row_K, (len(query_BD), len(item_row_K))),
+            dot_BK=dot_BK,
+            item_row_BK=item_row_K[None],
             history=history,
-            now_B=np.full(len(query_BD), now),
+            now_B=np.array([now]),
             clock=self.release.clock,
             genre_IG=self.release.genre_IG,
             release_day_I=self.release.release_day_I,
         )
 
+    @property
+    def _rows(self) -> np.ndarray:
+        """The item table as a plain array: indexing a memory map makes another memory map, which costs more than the rows do."""
+        return np.asarray(self.release.items)
+
     def _input_half(self, item_row: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self.release.items[item_row, : self.release.manifest.width])
+        return np.ascontiguousarray(self._rows[item_row, : self.release.manifest.width])
