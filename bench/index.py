@@ -2,10 +2,11 @@
 
     python -m bench.index                                    # 500,000 synthetic vectors of width 256, in clusters; some minutes
     python -m bench.index --release releases/current         # the trained vectors of a release, asked by its own users
+    python -m bench.index --vectors items.npy --queries queries.npy --name "Gowalla, id two-tower" -k 100 500
     python -m bench.index --items 100000 --width 64 --kinds exact ivf_sq8
 
-One query at a time is what a request does. Half of the queries are measured with; the other half are what `ivf_sq8 by queries` chooses its
-probes by, where plain `ivf_sq8` chooses by items. Synthetic clusters flatter IVF: believe the trained vectors.
+One query at a time is what a request does. Half of the queries are measured with; the other half are what `… by queries` chooses its
+probes or its queue by, where plain `ivf_sq8` and `hnsw` choose by items. Synthetic clusters flatter IVF: believe the trained vectors.
 """
 
 import argparse
@@ -28,8 +29,9 @@ from serve.contract import History, ModelSpec, Request, UserFields
 from serve.index import Index, exact, hnsw, ivf_sq8, recall
 from serve.release import Release
 from serve.scoring import Scorer, pack, person
+from towers.record import commit
 
-BATCH = 64
+BATCH, WARM_UP = 64, 20
 
 
 class Vectors(NamedTuple):
@@ -89,20 +91,21 @@ def _query(scorer: Scorer, user_id: str, history: History) -> np.ndarray:
     return scorer.query(pack(who, scorer.release.manifest.history_length), who.moment_BC)
 
 
-def measure(build: Callable[[], Index], judge: Index, query_BD: np.ndarray, k: int) -> dict[str, float]:
-    """Recall and costs of one index; times are per query, alone and in batches of 64."""
-    start = time.perf_counter()
-    index = build()
-    build_s = time.perf_counter() - start
+def given(items: Path, queries: Path, count: int, seed: int, name: str) -> Vectors:
+    """Vectors from two .npy files, (I, D) and (more than 2·`count`, D)."""
+    vector_ID, query_BD = (np.load(path).astype(np.float32) for path in (items, queries))
+    query_BD = np.random.default_rng(seed).permutation(query_BD)[: 2 * count]
+    return Vectors(f"{name}: {len(vector_ID):,} vectors of width {vector_ID.shape[1]}", vector_ID, query_BD[::2], query_BD[1::2])
+
+
+def measure(index: Index, judge: Index, query_BD: np.ndarray, k: int) -> dict[str, float]:
+    """Recall of one index and its times, per query, alone and in batches of 64."""
+    for place in range(WARM_UP):
+        index.search(query_BD[[place % len(query_BD)]], k)
     alone_ms = [_ms(index, query_BD[[place]], k) for place in range(len(query_BD))]
     batch_ms = [_ms(index, np.resize(query_BD, (BATCH, index.width)), k) / BATCH for _ in range(5)]
-    with tempfile.TemporaryDirectory() as folder:
-        index.save(Path(folder) / "index.faiss")
-        megabytes = (Path(folder) / "index.faiss").stat().st_size / 1e6
     return {
         "recall": recall(index, judge, query_BD, k),
-        "build_s": build_s,
-        "megabytes": megabytes,
         "p50_ms": float(np.percentile(alone_ms, 50)),
         "p99_ms": float(np.percentile(alone_ms, 99)),
         "batch_ms": float(np.median(batch_ms)),
@@ -115,48 +118,69 @@ def _ms(index: Index, query_BD: np.ndarray, k: int) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(vectors: Vectors, k: int, kinds: list[str]) -> dict[str, dict[str, float]]:
-    """Print one table; its rows."""
+def compare(vectors: Vectors, ks: list[int], kinds: list[str]) -> dict[str, dict[str, object]]:
+    """Print one table in Markdown; its rows, by index."""
     judge = exact(vectors.item_ID)
     builders: Mapping[str, Callable[[], Index]] = {
         "exact": lambda: exact(vectors.item_ID),
         "ivf_sq8": lambda: ivf_sq8(vectors.item_ID),
         "ivf_sq8 by queries": lambda: ivf_sq8(vectors.item_ID, query_BD=vectors.other_query_BD),
         "hnsw": lambda: hnsw(vectors.item_ID),
+        "hnsw by queries": lambda: hnsw(vectors.item_ID, query_BD=vectors.other_query_BD),
     }
-    print(f"\n{vectors.name}; {len(vectors.query_BD)} queries, k = {k}")
-    print(f"{'index':<20}{'recall':>8}{'build s':>9}{'MB':>8}{'p50 ms':>9}{'p99 ms':>9}{f'ms in {BATCH}':>10}")
+    print(f"\n{vectors.name}; {len(vectors.query_BD)} queries\n")
+    print("| index | build s | MB | " + " | ".join(f"recall@{k} | p50 ms | p99 ms | ms in {BATCH}" for k in ks) + " |")
+    print("|---|" + "---:|" * (2 + 4 * len(ks)))
     rows = {}
     for kind in kinds:
-        rows[kind] = row = measure(builders[kind], judge, vectors.query_BD, k)
-        print(f"{kind:<20}{row['recall']:>8.4f}{row['build_s']:>9.1f}{row['megabytes']:>8.0f}", end="")
-        print(f"{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['batch_ms']:>10.2f}", flush=True)
+        start = time.perf_counter()
+        index = builders[kind]()
+        built = {"build_s": time.perf_counter() - start, "megabytes": _megabytes(index)}
+        by_k = {k: measure(index, judge, vectors.query_BD, k) for k in ks}
+        rows[kind] = built | {"k": by_k, "load_average": os.getloadavg()[0]}
+        cells = [f"{one['recall']:.4f} | {one['p50_ms']:.2f} | {one['p99_ms']:.2f} | {one['batch_ms']:.2f}" for one in by_k.values()]
+        print(f"| {kind} | {built['build_s']:.1f} | {built['megabytes']:.0f} | {' | '.join(cells)} |", flush=True)
     return rows
+
+
+def _megabytes(index: Index) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(Path(folder) / "index.faiss")
+        return (Path(folder) / "index.faiss").stat().st_size / 1e6
 
 
 def main() -> None:
     """Print the tables and write bench/results/index.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.index", description=__doc__.partition("\n")[0])
-    parser.add_argument("--release", type=Path, help="a release's folder; without one the vectors are synthetic")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--release", type=Path, help="a release's folder")
+    source.add_argument("--vectors", type=Path, help="item vectors in a .npy file, with --queries; without either they are synthetic")
+    parser.add_argument("--queries", type=Path, help="query vectors in a .npy file")
+    parser.add_argument("--name", default="given", help="what to call the vectors of --vectors")
     parser.add_argument("--items", type=int, default=500_000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--clusters", type=int, default=2_000)
     parser.add_argument("--spread", type=float, default=1.0)
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--count", type=int, default=200, help="queries to measure with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-k", type=int, default=500)
-    parser.add_argument("--kinds", nargs="+", default=["exact", "ivf_sq8", "ivf_sq8 by queries", "hnsw"], help="which indexes")
+    parser.add_argument("-k", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--kinds", nargs="+", default=["exact", "ivf_sq8", "ivf_sq8 by queries", "hnsw", "hnsw by queries"])
     chosen = parser.parse_args()
-    if chosen.release is None:
-        vectors = synthetic(chosen.items, chosen.width, chosen.clusters, chosen.spread, chosen.queries, chosen.seed)
+    if (chosen.vectors is None) != (chosen.queries is None):
+        parser.error("--vectors and --queries go together")
+    if chosen.release is not None:
+        vectors = trained(chosen.release, chosen.count, chosen.seed)
+    elif chosen.vectors is not None:
+        vectors = given(chosen.vectors, chosen.queries, chosen.count, chosen.seed, chosen.name)
     else:
-        vectors = trained(chosen.release, chosen.queries, chosen.seed)
+        vectors = synthetic(chosen.items, chosen.width, chosen.clusters, chosen.spread, chosen.count, chosen.seed)
     rows = compare(vectors, chosen.k, chosen.kinds)
     path = Path(__file__).parent / "results" / "index.json"
     path.parent.mkdir(exist_ok=True)
     known = json.loads(path.read_bytes()) if path.exists() else {}
-    settings = {"k": chosen.k, "faiss": faiss.__version__, "cpus": os.cpu_count(), "gpus": faiss.get_num_gpus(), "indexes": rows}
-    path.write_text(json.dumps(known | {vectors.name: settings}, indent=1))
+    before = known.get(vectors.name, {}).get("indexes", {})
+    machine = {"commit": commit(), "faiss": faiss.__version__, "cores": os.cpu_count(), "gpus": faiss.get_num_gpus()}
+    path.write_text(json.dumps(known | {vectors.name: machine | {"indexes": before | rows}}, indent=1))
 
 
 if __name__ == "__main__":

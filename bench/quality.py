@@ -2,9 +2,9 @@
 
     DATA_ROOT=… python -m bench.quality movietweetings      # or movielens; settings may be overridden: task.module.temperature=0.07
 
-Each baseline is searched along bench/baseline_search.py by NDCG@20 of the validation part; so is the number of epochs of the two-tower,
-whose other settings are those of conf/experiment/<name>_two_tower.yaml. Then each is fitted anew on train and validation together and
-ranks the whole catalogue for the test users once. Intervals are 95 %, bootstrapped over users; differences are paired by user.
+Each baseline is searched along bench/baseline_search.py by what the experiment watches on the validation part (trainer.monitor); so is
+the number of epochs of the two-tower, whose other settings are those of conf/experiment/<name>_two_tower.yaml. Then each is fitted anew on
+train and validation together and ranks the whole catalogue for the test users once. Intervals are 95 %, bootstrapped over users; differences are paired by user.
 
 Shapes: U users · Q queries · T targets · K list length.
 """
@@ -37,7 +37,6 @@ from towers.record import commit
 POPULATIONS = {"movietweetings": ("seen before", "all"), "movielens": ("all",)}
 """Whom the figures are about (see `members`); the search climbs the first."""
 METRICS = {"ndcg_at_20": "NDCG@20", "recall_at_20": "Recall@20", "hit_rate_at_10": "HR@10"}
-CHOSEN_BY = "ndcg_at_20"
 SEEDS = (0, 1, 2)
 TOWERS = "two-tower"
 
@@ -58,18 +57,15 @@ def members(asked: Queries) -> dict[str, Tensor]:
 
 
 class Figures(NamedTuple):
-    """Of one population: metric → value of each user (U,), float64 on the CPU; and the share of the catalogue in their lists of 20."""
+    """Of one population: metric → value of each user (U,), float64 on the CPU; the share of the catalogue in their lists of 20, and the
+    mean of what settings are chosen by."""
 
     values: dict[str, Tensor]
     coverage_at_20: float
-
-    @property
-    def aim(self) -> float:
-        """What settings are chosen by."""
-        return float(self.values[CHOSEN_BY].mean())
+    aim: float
 
 
-def figures(ranking: Ranking, asked: Queries, populations: tuple[str, ...]) -> dict[str, Figures]:
+def figures(ranking: Ranking, asked: Queries, populations: tuple[str, ...], chosen_by: str) -> dict[str, Figures]:
     """Figures of each population. All targets of a user count, those that nobody had before too."""
     user_T = ranking.targets.user_index().cpu()
     member, item_count = members(asked), len(asked.history.catalogue.item_ids)
@@ -77,12 +73,14 @@ def figures(ranking: Ranking, asked: Queries, populations: tuple[str, ...]) -> d
     for name in populations:
         by_metric = per_user(ranking, (10, 20), member[name][user_T].to(ranking.rank_T.device))
         top_UK = ranking.top_item_row_UK.cpu()[member[name], :20]
-        result[name] = Figures({metric: by_metric[metric].cpu() for metric in METRICS}, catalogue_coverage(top_UK, item_count))
+        values = {metric: by_metric[metric].cpu() for metric in METRICS}
+        result[name] = Figures(values, catalogue_coverage(top_UK, item_count), float(values[chosen_by].mean()))
     return result
 
 
 class Result(NamedTuple):
-    """What one model reached in one population: NDCG@20 of the validation part by which it was chosen, and the test; one per seed."""
+    """What one model reached in one population: what it was chosen by on the validation part, and the
+    test; one per seed."""
 
     settings: dict[str, object]
     validation: list[float]
@@ -93,13 +91,13 @@ class Result(NamedTuple):
         return torch.stack([figure.values[metric] for figure in self.test]).mean(0)
 
 
-def baseline(name: str, log: Log, matrix: Mapping[str, tuple], populations: tuple[str, ...]) -> dict[str, Result]:
+def baseline(name: str, log: Log, matrix: Mapping[str, tuple], populations: tuple[str, ...], chosen_by: str) -> dict[str, Result]:
     """Search on validation, fit on all before the test, test; for each population the setting that was best for it."""
     make, axes = BASELINES[name]
     asked = {part: queries(log, part) for part in (VALIDATION, TEST)}
 
     def look(setting: dict, part: int) -> dict[str, Figures]:
-        return figures(evaluate(fit_baseline(make, setting, asked[part].history), asked[part]), asked[part], populations)
+        return figures(evaluate(fit_baseline(make, setting, asked[part].history), asked[part]), asked[part], populations, chosen_by)
 
     def score(setting: dict) -> dict[str, float]:
         aims = {population: of.aim for population, of in look(setting, VALIDATION).items()}
@@ -124,15 +122,15 @@ def refit(split: Split) -> Split:
 class AfterEpoch(L.Callback):
     """Ranks the questions of one part after each epoch, and goes on as long as `enough(figures so far)` is not."""
 
-    def __init__(self, part: int, populations: tuple[str, ...], enough: Callable[[list[dict[str, Figures]]], bool]):
-        self.part, self.populations, self.enough = part, populations, enough
+    def __init__(self, part: int, populations: tuple[str, ...], chosen_by: str, enough: Callable[[list[dict[str, Figures]]], bool]):
+        self.part, self.populations, self.chosen_by, self.enough = part, populations, chosen_by, enough
         self.so_far: list[dict[str, Figures]] = []
 
     def on_train_epoch_end(self, trainer, task) -> None:
         """Look, and decide."""
         asked = trainer.datamodule.questions(self.part)
         task.eval()
-        self.so_far.append(figures(task.rank(asked), asked, self.populations))
+        self.so_far.append(figures(task.rank(asked), asked, self.populations, self.chosen_by))
         task.train()
         trainer.should_stop = self.enough(self.so_far)
 
@@ -152,13 +150,13 @@ def best_epochs(so_far: list[dict[str, Figures]]) -> dict[str, int]:
     return {name: 1 + max(range(len(so_far)), key=lambda epoch: so_far[epoch][name].aim) for name in so_far[0]}
 
 
-def two_tower(cfg: DictConfig, split: Split, populations: tuple[str, ...]) -> dict[str, Result]:
+def two_tower(cfg: DictConfig, split: Split, populations: tuple[str, ...], chosen_by: str) -> dict[str, Result]:
     """One seed: choose the number of epochs on validation by patience, fit that many on all before the test, test."""
     patience = cfg.trainer.patience
-    watch = AfterEpoch(VALIDATION, populations, lambda so_far: len(so_far) >= max(best_epochs(so_far).values()) + patience)
+    watch = AfterEpoch(VALIDATION, populations, chosen_by, lambda so_far: len(so_far) >= max(best_epochs(so_far).values()) + patience)
     choosing = train(cfg, split, watch)
     epochs = best_epochs(choosing)
-    testing = train(cfg, refit(split), AfterEpoch(TEST, populations, lambda so_far: len(so_far) >= max(epochs.values())))
+    testing = train(cfg, refit(split), AfterEpoch(TEST, populations, chosen_by, lambda so_far: len(so_far) >= max(epochs.values())))
     result = {}
     for name, epoch in epochs.items():
         result[name] = Result({"epochs": epoch}, [choosing[epoch - 1][name].aim], [testing[epoch - 1][name]])
@@ -180,14 +178,14 @@ def report(results: dict[str, Result]) -> dict:
     models = {}
     for name, of in results.items():
         models[name] = {
-            "settings": of.settings, f"validation_{CHOSEN_BY}": of.validation, f"test_{CHOSEN_BY}": [figure.aim for figure in of.test],
+            "settings": of.settings, "validation_aim": of.validation, "test_aim": [figure.aim for figure in of.test],
             "coverage_at_20": float(np.mean([figure.coverage_at_20 for figure in of.test])),
             **{metric: bootstrap_mean(of.value_U(metric)) for metric in METRICS},
         }  # fmt: skip
         if TOWERS in results and name != TOWERS:
             lead = {metric: bootstrap_difference(results[TOWERS].value_U(metric), of.value_U(metric)) for metric in METRICS}
             models[name]["two_tower_leads_by"] = lead
-    return {"users": len(next(iter(results.values())).value_U(CHOSEN_BY)), "models": models}
+    return {"users": len(next(iter(results.values())).value_U("ndcg_at_20")), "models": models}
 
 
 def table(name: str, reports: Mapping[str, dict]) -> str:
@@ -238,15 +236,16 @@ def main() -> None:
     with initialize(version_base="1.3", config_path="../conf"):
         given = [f"experiment={asked.name}_two_tower", "name=quality", "question=quality", *asked.overrides]
         configs = [compose("train", [*given, f"seed={seed}"]) for seed in SEEDS]
+    chosen_by = configs[0].trainer.monitor.removeprefix("val/")
     tables = instantiate(configs[0].data)
     split = instantiate(configs[0].split)(tables)
 
     by_model: dict[str, dict[str, Result]] = {}
     if asked.only != "towers":
         log = instantiate(configs[0].log)(split)
-        by_model |= {name: baseline(name, log, MATRIX[asked.name], populations) for name in BASELINES}
+        by_model |= {name: baseline(name, log, MATRIX[asked.name], populations, chosen_by) for name in BASELINES}
     if asked.only != "baselines":
-        seeds = [two_tower(cfg, split, populations) for cfg in configs]
+        seeds = [two_tower(cfg, split, populations, chosen_by) for cfg in configs]
         by_model[TOWERS] = {population: joined([seed[population] for seed in seeds]) for population in populations}
     reports = {population: report({name: of[population] for name, of in by_model.items()}) for population in populations}
     print(table(asked.name, reports))
@@ -256,6 +255,7 @@ def main() -> None:
         known = {
             "commit": commit(),
             "data": tables.fingerprint(),
+            "chosen_by": chosen_by,
             "seconds": round(time.perf_counter() - start),
             "overrides": asked.overrides,
         }

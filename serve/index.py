@@ -10,6 +10,8 @@ Shapes: B batch · I catalogue · D width · K candidates.
 """
 
 import bisect
+import itertools
+import logging
 import math
 import os
 import threading
@@ -19,6 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+logger = logging.getLogger(__name__)
 EXACT_BELOW = 50_000
 TRAIN_PER_LIST = 64
 PROBE_SHARE, PROBE_K, PROBE_QUERIES = 0.99, 500, 128
@@ -164,27 +167,36 @@ def ivf_sq8(
     placed.train(vector_ID[_evenly(item_count, train_sample)])
     placed.add(vector_ID)
     if nprobe is None:
-        sample = vector_ID[_evenly(item_count, min(PROBE_QUERIES, item_count))] if query_BD is None else _queries(query_BD, placed.d)
-        nprobe = _enough_probes(placed, sample)
+        nprobe = _enough_probes(placed, _sample(vector_ID, query_BD))
     placed.nprobe = nprobe
     return Index("ivf_sq8", placed)
 
 
-def hnsw(vector_ID: np.ndarray, *, links: int = 32, ef_construction: int = 80, ef_search: int = 2000) -> Index:
+def hnsw(
+    vector_ID: np.ndarray,
+    *,
+    links: int = 32,
+    ef_construction: int = 80,
+    ef_search: int | None = None,
+    query_BD: np.ndarray | None = None,
+) -> Index:
     """A graph of near neighbours, walked greedily with a queue of `ef_search`; needs no training. Stays on the CPU.
 
-    A smaller `ef_search` is quicker and finds less; a search for more than that lengthens its queue to k.
+    A smaller `ef_search` is quicker and finds less; a search for more than that lengthens its queue to k. Unless told it is measured: the
+    first of 500, 707, 1,000, … that finds 99 % of the 500 nearest, of the same queries as for `ivf_sq8`. Where no queue is long enough,
+    because the graph is not connected, the log says what is found.
 
     Raises:
         ValueError: a parameter below 1, or fewer than 2 links.
     """
     vector_ID = _catalogue(vector_ID)
-    if links < 2 or ef_construction < 1 or ef_search < 1:
+    if links < 2 or ef_construction < 1 or (ef_search is not None and ef_search < 1):
         raise ValueError(f"links {links}, ef_construction {ef_construction}, ef_search {ef_search}; expected at least 2, 1 and 1")
     faiss.omp_set_num_threads(os.cpu_count() or 1)
     index = faiss.IndexHNSWFlat(vector_ID.shape[1], links, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = ef_construction, ef_search
+    index.hnsw.efConstruction = ef_construction
     index.add(vector_ID)
+    index.hnsw.efSearch = _enough_queue(index, vector_ID, _sample(vector_ID, query_BD)) if ef_search is None else ef_search
     return Index("hnsw", index)
 
 
@@ -213,6 +225,27 @@ def _enough_probes(ivf: faiss.Index, query_BD: np.ndarray) -> int:
         return _share_found(ivf.search(query_BD, k, params=faiss.SearchParametersIVF(nprobe=nprobe))[1], all_BK) >= PROBE_SHARE
 
     return 1 + bisect.bisect_left(range(1, ivf.nlist + 1), True, key=enough)
+
+
+def _enough_queue(graph: faiss.IndexHNSW, vector_ID: np.ndarray, query_BD: np.ndarray) -> int:
+    """The shortest queue, in steps of √2, that finds `PROBE_SHARE` of what brute force finds."""
+    k = min(PROBE_K, len(vector_ID))
+    _, true_BK = faiss.knn(query_BD, vector_ID, k, metric=faiss.METRIC_INNER_PRODUCT)
+    queues = (min(round(PROBE_K * 2 ** (step / 2)), len(vector_ID)) for step in itertools.count())
+
+    def share(queue: int) -> float:
+        return _share_found(graph.search(query_BD, k, params=faiss.SearchParametersHNSW(efSearch=queue))[1], true_BK)
+
+    queue = next(queue for queue in queues if queue == len(vector_ID) or share(queue) >= PROBE_SHARE)
+    if queue == len(vector_ID) and (found := share(queue)) < PROBE_SHARE:
+        logger.warning("hnsw finds %.3f of the %d nearest at most: its graph is not connected; build it with more links", found, k)
+    return queue
+
+
+def _sample(vector_ID: np.ndarray, query_BD: np.ndarray | None) -> np.ndarray:
+    if query_BD is None:
+        return vector_ID[_evenly(len(vector_ID), min(PROBE_QUERIES, len(vector_ID)))]
+    return _queries(query_BD, vector_ID.shape[1])
 
 
 def _evenly(total: int, wanted: int) -> np.ndarray:

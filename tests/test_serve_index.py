@@ -59,6 +59,21 @@ def test_probes_follow_the_queries_given():
     assert recall(ivf_sq8(ITEMS), exact(ITEMS), between, 500) < 0.98
 
 
+def test_a_queue_unless_told_is_long_enough_for_the_queries_given():
+    loose = clustered(5_000, 32, 5, spread=3.0)
+    queries = clustered(64, 32, 6, spread=3.0)
+    assert recall(hnsw(loose, query_BD=queries), exact(loose), queries, 500) >= 0.99
+    assert recall(hnsw(loose, links=4, ef_search=500), exact(loose), queries, 500) < 0.99
+
+
+def test_a_graph_that_cannot_find_all_says_how_much_it_finds(caplog):
+    """Two groups far apart with two links each: whoever enters one does not come to the other."""
+    angle = np.repeat([0.0, np.pi], 300)[:, None] + np.random.default_rng(0).normal(scale=0.01, size=(600, 1))
+    vector = np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    hnsw(vector, links=2, ef_construction=2)
+    assert "not connected" in caplog.text
+
+
 def test_scores_of_eight_bits_are_near(built):
     score_BK, row_BK = built["ivf_sq8"].search(QUERIES, 100)
     np.testing.assert_allclose(score_BK, np.take_along_axis(QUERIES @ ITEMS.T, row_BK, 1), atol=0.01)

@@ -1,5 +1,6 @@
 """The retrieval task: negatives, the law of several processes, resuming, leaving a model behind and starting warm from it."""
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytorch_lightning as L
 import torch
 import torch.multiprocessing
 
-from data.datamodule import Events, RetrievalData, shuffled
+from data.datamodule import Events, RetrievalData, by_hour, shuffled
+from data.features import HOUR_MS
 from data.log import read_log
 from data.propensity import even, popularity
 from data.schema import Tables
@@ -18,9 +20,10 @@ from data.split import TEST, VALIDATION, by_time
 from tests.logs import small
 from towers.encoders import MeanEncoder
 from towers.evaluation import ItemLists, per_user, rank
-from towers.retrieval import InBatchNegatives, RetrievalTask, WholeCatalogue, distinct
+from towers.losses import sampled_softmax
+from towers.retrieval import InBatchNegatives, InBatchOfTheHour, RetrievalTask, WholeCatalogue, distinct
 from towers.saved import SavedModelError, SavedRetrieval, save_retrieval
-from towers.two_tower import IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower
+from towers.two_tower import PRIOR_SCALE, IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower, prior
 from towers.warm_start import start_warm
 
 
@@ -69,8 +72,63 @@ def test_candidates_hold_each_query_its_own_item_once():
     candidates = InBatchNegatives(count_I=np.arange(1, 11), batch_size=4, uniform=5)(rows)
     assert torch.equal(candidates.row_M[candidates.target_B], rows)
     assert candidates.row_M.tolist() == sorted(set(candidates.row_M.tolist()))
-    everything = WholeCatalogue(count_I=np.arange(1, 11), batch_size=4)(rows)
-    assert torch.equal(everything.row_M[everything.target_B], rows) and (everything.log_q_M == 0).all()
+    whole = WholeCatalogue(count_I=np.arange(1, 11), batch_size=4)
+    everything = whole(rows)
+    assert torch.equal(everything.row_M[everything.target_B], rows) and len(everything.row_M) == 10
+    assert (whole.log_q(everything.row_M, torch.zeros(10, 0)) == 0).all()
+
+
+def test_popularity_of_the_hour_cancels_out_of_the_softmax():
+    """A query of no taste that gives popularity the power one finds every candidate as likely: the loss is log M, whatever was popular."""
+    negatives = InBatchOfTheHour(count_I=np.arange(1, 11), batch_size=4)
+    candidates = negatives(torch.tensor([3, 3, 7, 1]))
+    columns = prior(torch.tensor([[5.0, 2.0], [0.0, 0.3], [80.0, 10.0]]))
+    query, log_q_M = torch.full((4, 2), 0.1 / PRIOR_SCALE / 2), negatives.log_q(candidates.row_M, columns)
+    loss = sampled_softmax(
+        query,
+        columns,
+        target_B=candidates.target_B,
+        log_q_M=negatives.log_q(candidates.row_M, columns),
+        weight_B=torch.ones(4),
+        temperature=0.1,
+    )
+    assert loss.item() == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_batches_by_the_hour_are_stretches_of_time():
+    _, log = small()
+    time = torch.as_tensor(log.timestamp_E)
+    order = by_hour(time, 50, torch.Generator().manual_seed(0))
+    assert len(order.unique()) == len(order) > len(time) - 100
+    ends = [(stretch.min(), stretch.max()) for stretch in time[order].split(50)]
+    for low, high in ends:
+        assert not any(low < other_low and other_high < high for other_low, other_high in ends)
+    assert not torch.equal(order, by_hour(time, 50, torch.Generator().manual_seed(1)))
+
+
+def test_what_a_batch_knows_of_popularity_is_older_than_all_its_rows(tmp_path):
+    """Whatever happens from the batch's earliest hour on, its popularity columns stay the same."""
+    _, log = small()
+    data = data_of(log, order=by_hour)
+    task = task_of(data, popularity_half_lives_days=(2.0,), negatives=InBatchOfTheHour)
+    now_B = torch.as_tensor(np.sort(log.before(VALIDATION).timestamp_E)[500:600])
+    task.clocks = task.clocks_of(data.train_log)
+    whole = task.priors(torch.arange(120), task.hour_known(now_B))
+    hour_start = int(now_B.min()) // HOUR_MS * HOUR_MS
+    task.clocks = task.clocks_of(log.where(log.timestamp_E < hour_start))
+    assert torch.equal(task.priors(torch.arange(120), task.hour_known(now_B)), whole) and whole.max() > 0
+
+
+def test_a_model_with_popularity_columns_trains_saves_and_is_refreshed(tmp_path):
+    _, log = small()
+    data = data_of(log, order=by_hour)
+    task = task_of(data, popularity_half_lives_days=(2.0,), negatives=InBatchOfTheHour)
+    trainer(max_epochs=1).fit(task, data)
+    save_retrieval(task, data, tmp_path)
+    saved = SavedRetrieval.open(tmp_path)
+    torch.testing.assert_close(saved.rows_after(data.train_log), saved.row_IW)
+    later = saved.rows_after(log)
+    assert torch.equal(later[:, :-1], saved.row_IW[:, :-1]) and not torch.equal(later[:, -1], saved.row_IW[:, -1])
 
 
 def test_training_beats_popularity_on_a_world_with_tastes():

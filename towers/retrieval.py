@@ -20,7 +20,7 @@ from data.log import Log, Queries, hour_after, popularity_clocks
 from towers.evaluation import DotProduct, ItemLists, Ranking, beyond_accuracy, per_user, rank, slices, summary
 from towers.losses import sampled_softmax
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
-from towers.two_tower import prior
+from towers.two_tower import PRIOR_SCALE, prior
 
 
 class Distinct(NamedTuple):
@@ -38,11 +38,10 @@ def distinct(row_N: Tensor, count: int) -> Distinct:
 
 
 class Candidates(NamedTuple):
-    """What a batch chooses among: distinct rows, each query's own column, and log P(the row is a candidate)."""
+    """What a batch chooses among: distinct rows, and each query's own column."""
 
     row_M: Tensor
     target_B: Tensor
-    log_q_M: Tensor
 
 
 def all_ranks(row_B: Tensor) -> Tensor:
@@ -78,10 +77,34 @@ class InBatchNegatives:
 
     def __call__(self, item_row_B: Tensor) -> Candidates:
         """Candidates of one batch, by its rows' items."""
-        self.log_q_I = self.log_q_I.to(item_row_B.device)
         extra = torch.randint(self.item_count, (self.uniform,), device=item_row_B.device)
         row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B), extra]), self.item_count)
-        return Candidates(row_M, place_N[: len(item_row_B)], self.log_q_I[row_M])
+        return Candidates(row_M, place_N[: len(item_row_B)])
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """log P(the row is a candidate), (M,), over the whole log."""
+        self.log_q_I = self.log_q_I.to(row_M.device)
+        return self.log_q_I[row_M]
+
+
+class InBatchOfTheHour:
+    """The distinct items of a batch that is one stretch of time (`data.datamodule.by_hour`), drawn as often as they were popular just then.
+
+    So q is the popularity columns themselves: log q is their prior of power one, which cancels out of the softmax with what the query gives
+    them, and taste learns what is left when popularity is known (streaming frequency estimation, Yi et al. 2019, with a half-life).
+    """
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int):
+        self.item_count = len(count_I)
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch, by its rows' items."""
+        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B)]), self.item_count)
+        return Candidates(row_M, place_N[: len(item_row_B)])
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """log of how popular each row was, up to a constant, (M,)."""
+        return prior_MP.mean(1) / PRIOR_SCALE
 
 
 class WholeCatalogue:
@@ -93,7 +116,11 @@ class WholeCatalogue:
     def __call__(self, item_row_B: Tensor) -> Candidates:
         """Candidates of one batch: all rows, uncorrected."""
         row_M = torch.arange(self.item_count, device=item_row_B.device)
-        return Candidates(row_M, item_row_B, torch.zeros(self.item_count, device=item_row_B.device))
+        return Candidates(row_M, item_row_B)
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """0, (M,): every row is always a candidate."""
+        return torch.zeros(len(row_M), device=row_M.device)
 
 
 class RetrievalTask(L.LightningModule):
@@ -164,11 +191,12 @@ class RetrievalTask(L.LightningModule):
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
         candidates = self.negatives(batch.item_row_B)
         input_RD, candidate_M, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
+        prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B))
         loss = sampled_softmax(
             self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(input_RD[candidate_M], self.priors(candidates.row_M, self.hour_known(batch.now_B))),
+            self.item_tower.vector(input_RD[candidate_M], prior_MP),
             target_B=candidates.target_B,
-            log_q_M=candidates.log_q_M,
+            log_q_M=self.negatives.log_q(candidates.row_M, prior_MP),
             weight_B=batch.weight_B,
             temperature=self.temperature,
             weight_sum=joint_weight_sum(batch.weight_B),
