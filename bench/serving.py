@@ -7,6 +7,7 @@
 A request is the homepage of a user with 50 events: history from SQLite, user tower, two sources, filters, ranker, MMR to 25, verified
 reasons. In process, threads call one `Recommender`; over HTTP, `python -m serve up` answers connections that are kept alive. What asks
 shares the machine's cores with what answers. Rounds alternate; a figure is the median of the rounds, beside the load of the machine.
+CPU ms is that of this process and all it started, client included: what a request costs, and what other load hardly changes.
 """
 
 import argparse
@@ -60,6 +61,13 @@ class Answer(NamedTuple):
 Ask = Callable[[str], Answer]
 
 
+class Door(threading.local):
+    """A connection for each thread that asks."""
+
+    def __init__(self, port: int):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+
 @contextmanager
 def in_process(release: Path, state: Path, collaborative: int) -> Iterator[Ask]:
     """A `Recommender` in this process, its models on a Triton of its own."""
@@ -67,9 +75,9 @@ def in_process(release: Path, state: Path, collaborative: int) -> Iterator[Ask]:
     store = SqliteStore(state / "in-process.sqlite")
     store.load_histories(release / "histories.parquet", release / "users.parquet", version=opened.manifest.version)
     models = tuple(spec.name for spec in (opened.user_tower, opened.item_tower, opened.ranker))
-    budgets = {**BUDGETS, "collaborative": Budget(collaborative, 5_000), "popular": Budget(BUDGETS["popular"].candidates, 5_000)}
+    budgets = {**BUDGETS, "collaborative": Budget(collaborative, BUDGETS["collaborative"].timeout_ms)}
     with local_triton.start(opened.path / "triton", log_path=state / "in-process.log", models=models) as server:
-        recommender = Recommender.verified(opened, Client(server.grpc_url, timeout_ms=5_000), store=store, budgets=budgets)
+        recommender = Recommender.verified(opened, Client(server.grpc_url), store=store, budgets=budgets)
 
         def ask(user_id: str) -> Answer:
             start = time.perf_counter()
@@ -89,17 +97,15 @@ def over_http(releases: Path, state: Path, collaborative: int) -> Iterator[Ask]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serve", "up", f"releases={releases}", f"state={state / 'http'}", f"port={port}"]
-    budget = [f"sources.collaborative={{candidates: {collaborative}, timeout_ms: 5000}}", "sources.popular.timeout_ms=5000"]
     with (state / "http.log").open("w") as log:
-        process = subprocess.Popen([*command, *budget, "triton.timeout_ms=5000"], cwd=ROOT, stdout=log, stderr=log)
-    local = threading.local()
+        budget = f"sources.collaborative.candidates={collaborative}"
+        process = subprocess.Popen([*command, budget], cwd=ROOT, stdout=log, stderr=log)
+    door = Door(port)
 
     def ask(user_id: str) -> Answer:
-        if not hasattr(local, "connection"):
-            local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         start = time.perf_counter()
-        local.connection.request("GET", "/v1/recommendations?" + urlencode({"user_id": user_id, "count": COUNT, "time": NOW_MS}))
-        body = local.connection.getresponse().read()
+        door.connection.request("GET", "/v1/recommendations?" + urlencode({"user_id": user_id, "count": COUNT, "time": NOW_MS}))
+        body = door.connection.getresponse().read()
         ms = 1000 * (time.perf_counter() - start)
         told = json.loads(body)
         reasons = sum(shown["reason"].startswith("Because") for shown in told["recommendations"])
@@ -128,19 +134,33 @@ def _wait_until_ready(port: int, process: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"python -m serve up was not ready within {READY_S} s; {log} says why: {log.read_text()[-1000:]}")
 
 
+def cpu_ms(process: int) -> float:
+    """Milliseconds that a process, its children, their children, … have computed since they began (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    used = (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+    for task in Path(f"/proc/{process}/task").iterdir():
+        try:
+            children = (task / "children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):  # a thread that ended since it was listed
+            continue
+        used += sum(cpu_ms(int(child)) for child in children)
+    return used
+
+
 def measure(ask: Ask, users: list[str], concurrency: int) -> dict[str, object]:
     """One round: every user asked for once, `concurrency` at a time."""
     load = os.getloadavg()[0]
-    start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as threads:
+        cpu, start = cpu_ms(os.getpid()), time.perf_counter()
         answers = list(threads.map(ask, users))
-    seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, cpu_ms(os.getpid()) - cpu
     ms = [answer.ms for answer in answers]
     stages = {name: float(np.median([answer.stage_ms[name] for answer in answers])) for name in answers[0].stage_ms}
     return {
         "p50_ms": float(np.percentile(ms, 50)),
         "p99_ms": float(np.percentile(ms, 99)),
         "requests_per_second": len(users) / seconds,
+        "cpu_ms": cpu / len(users),
         "load_average": load,
         "stage_p50_ms": stages | {"around it": float(np.median([answer.ms - answer.inside_ms for answer in answers]))},
         "answered_by": dict(Counter(answer.answered_by for answer in answers)),
@@ -165,7 +185,7 @@ def rounds(ask: Ask, chosen: argparse.Namespace) -> dict[int, list[dict[str, obj
 
 def middle(measured: list[dict[str, object]]) -> dict[str, object]:
     """The median over rounds of every figure; all rounds stay in the JSON."""
-    figures = ("p50_ms", "p99_ms", "requests_per_second", "load_average", "reasons_a_slate")
+    figures = ("p50_ms", "p99_ms", "requests_per_second", "cpu_ms", "load_average", "reasons_a_slate")
     found = {name: statistics.median(one[name] for one in measured) for name in figures}
     stages = {name: statistics.median(one["stage_p50_ms"][name] for one in measured) for name in measured[0]["stage_p50_ms"]}
     by = sum((Counter(one["answered_by"]) for one in measured), Counter())
@@ -175,12 +195,12 @@ def middle(measured: list[dict[str, object]]) -> dict[str, object]:
 def show(found: Mapping[str, Mapping[int, dict[str, object]]]) -> None:
     """Print both tables in Markdown: the whole request, then its stages."""
     columns = [(door, concurrency, row) for door, rows in found.items() for concurrency, row in rows.items()]
-    print("\n| door | at once | p50 ms | p99 ms | requests/s | reasons a slate | load average | answered by |")
-    print("|---|---:|---:|---:|---:|---:|---:|---|")
+    print("\n| door | at once | p50 ms | p99 ms | requests/s | CPU ms a request | reasons a slate | load average | answered by |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
     for door, concurrency, row in columns:
         by = ", ".join(f"{name} {count}" for name, count in row["answered_by"].items())
         print(f"| {door} | {concurrency} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['requests_per_second']:.1f} ", end="")
-        print(f"| {row['reasons_a_slate']:.1f} | {row['load_average']:.1f} | {by} |")
+        print(f"| {row['cpu_ms']:.1f} | {row['reasons_a_slate']:.1f} | {row['load_average']:.1f} | {by} |")
     print("\n| stage, p50 ms | " + " | ".join(f"{door}, {concurrency}" for door, concurrency, _ in columns) + " |")
     print("|---|" + "---:|" * len(columns))
     for stage in columns[0][2]["stage_p50_ms"]:

@@ -124,6 +124,20 @@ def test_genres_by_hand():
     np.testing.assert_allclose(features.genre_match(share, genre_IG, np.array([[0, 1, 2]])), [[2 / 3, 0.5, 0.0]], rtol=1e-6)
 
 
+def test_the_same_candidates_asked_about_once_for_all_have_the_same_numbers():
+    _, log = small()
+    rng, items, now_B = np.random.default_rng(0), len(log.catalogue.item_ids), np.full(3, log.timestamp_E.max())
+    shape = (3, 12)
+    history = features.PackedHistory(rng.integers(0, items, shape), rng.integers(0, 7, shape), rng.integers(0, 9, shape))
+    known = {
+        "dot_BK": rng.random((3, items), np.float32), "history": history, "clock": log.clock(half_life_days=30),
+        "genre_IG": log.catalogue.genre_IG, "release_day_I": log.catalogue.release_day_I,
+    }  # fmt: skip
+    once = features.candidate_numbers(item_row_BK=np.arange(items)[None], now_B=now_B[:1], **known)
+    each = features.candidate_numbers(item_row_BK=np.tile(np.arange(items), (3, 1)), now_B=now_B, **known)
+    np.testing.assert_array_equal(once, each)
+
+
 def test_the_clock_by_hand():
     clock = ItemClock(
         key=np.array([(0 << 32) + 10, (2 << 32) + 5, (2 << 32) + 9]), popularity=np.array([4.0, 1.0, 3.0]),

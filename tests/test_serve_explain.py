@@ -17,6 +17,8 @@ TITLES = ["Zero", "One", "Two", "Three"]
         ([0.049, 0.0, 0.0], -1),  # too little to notice
         ([-0.3, -0.2, -0.1], -1),  # without them it would have scored higher
         ([0.3], 0),  # the only item there is
+        ([0.3, 0.3, 0.1], -1),  # no more than the median
+        ([0.3, 0.3, 0.1, 0.1], 0),  # the median is .2
         ([0.04], -1),
         ([0.0, 0.1, 0.3, 0.0], 2),
     ],
