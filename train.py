@@ -21,7 +21,8 @@ from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-for noise in ("The number of training batches", ".*treespec, LeafSpec", ".*does not have many workers", "Initializing zero-element tensors"):
+NOISE = ("The number of training batches", ".*treespec, LeafSpec", ".*does not have many workers", "Initializing zero-element tensors")
+for noise in NOISE:
     warnings.filterwarnings("ignore", message=noise)
 
 

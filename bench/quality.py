@@ -3,8 +3,9 @@
     DATA_ROOT=… python -m bench.quality movietweetings      # or movielens; settings may be overridden: task.module.temperature=0.07
 
 Each baseline is searched along bench/baseline_search.py by what the experiment watches on the validation part (trainer.monitor); so is
-the number of epochs of the two-tower, whose other settings are those of conf/experiment/<name>_two_tower.yaml. Then each is fitted anew on
-train and validation together and ranks the whole catalogue for the test users once. Intervals are 95 %, bootstrapped over users; differences are paired by user.
+the number of epochs of the two-tower, whose other settings are those of conf/experiment/<name>_two_tower.yaml. Then each is fitted anew
+on train and validation together and ranks the whole catalogue for the test users once. Intervals are 95 %, bootstrapped over users;
+differences are paired by user.
 
 Shapes: U users · Q queries · T targets · K list length.
 """

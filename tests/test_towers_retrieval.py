@@ -88,7 +88,7 @@ def test_popularity_of_the_hour_cancels_out_of_the_softmax():
         query,
         columns,
         target_B=candidates.target_B,
-        log_q_M=negatives.log_q(candidates.row_M, columns),
+        log_q_M=log_q_M,
         weight_B=torch.ones(4),
         temperature=0.1,
     )
