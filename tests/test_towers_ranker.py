@@ -2,6 +2,7 @@
 
 import torch
 
+from data.features import NUMBERS
 from towers.ranker import HEADS, Ranker
 
 
@@ -46,3 +47,14 @@ def test_numbers_are_standardised():
 def test_scripted_answers_the_same():
     model = ranker()
     torch.testing.assert_close(torch.jit.script(model)(*question()), model(*question()))
+
+
+def test_an_untrained_ranker_orders_as_retrieval_did():
+    torch.manual_seed(0)
+    moment = torch.tensor([[3, 1]])
+    fresh = Ranker(width=6, moment_sizes=(24, 7), number_mean=torch.zeros(6), number_std=torch.ones(6), hidden=8, dropout=0.1).eval()
+    number = torch.zeros(1, 50, 6)
+    number[0, :, NUMBERS.index("dot")] = torch.linspace(-1, 1, 50)[torch.randperm(50)]
+    value = fresh(torch.randn(1, 6), moment, torch.randn(1, 50, 6).half(), number)[0, :, 0]
+    correlation = torch.corrcoef(torch.stack([value, number[0, :, NUMBERS.index("dot")]]))[0, 1]
+    assert correlation > 0.99

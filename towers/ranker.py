@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.features import NUMBERS
+
 HEADS = ("click", "complete", "watch_seconds")
 
 
@@ -28,7 +30,10 @@ class Ranker(nn.Module):
         self.number = nn.Linear(len(number_mean), hidden, bias=False)
         self.trunk = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(dropout))
         self.head = nn.Linear(hidden // 2, len(HEADS))
+        nn.init.normal_(self.head.weight, std=0.01)
         self.skip = nn.Linear(len(number_mean), len(HEADS), bias=False)
+        nn.init.zeros_(self.skip.weight)
+        self.skip.weight.data[:, NUMBERS.index("dot")] = 1.0  # it begins as retrieval's order, and must learn to depart from it
         self.register_buffer("number_mean", number_mean.clone())
         self.register_buffer("number_std", number_std.clone())
 

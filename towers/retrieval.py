@@ -194,7 +194,7 @@ class RetrievalTask(L.LightningModule):
         prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B))
         loss = sampled_softmax(
             self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(input_RD[candidate_M], prior_MP),
+            self.item_tower.vector(input_RD.index_select(0, candidate_M), prior_MP),
             target_B=candidates.target_B,
             log_q_M=self.negatives.log_q(candidates.row_M, prior_MP),
             weight_B=batch.weight_B,

@@ -124,7 +124,8 @@ class UserTower(nn.Module):
     @torch.jit.unused
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
         """Queries (B, D) of a batch whose history stands at places `history_BL` of `input_RD`."""
-        return self(input_RD[history_BL], batch.event_code_BL, batch.age_minutes_BL, batch.moment_BC)
+        history_BLD = F.embedding(history_BL, input_RD)  # as input_RD[history_BL], with a backward that does not sort
+        return self(history_BLD, batch.event_code_BL, batch.age_minutes_BL, batch.moment_BC)
 
     @torch.jit.unused
     def tables(self) -> list[nn.Parameter]:
@@ -168,7 +169,7 @@ class IdUserTower(nn.Module):
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
         """Queries (B, D) of a batch, whatever its history."""
         row_R, place_B = batch.user_row_B.unique(return_inverse=True)
-        return self(row_R)[place_B]
+        return F.embedding(place_B, self(row_R))
 
     def tables(self) -> list[nn.Parameter]:
         """Tables looked up sparsely."""
