@@ -13,6 +13,7 @@ CPU ms is that of this process and all it started, client included: what a reque
 import argparse
 import http.client
 import json
+import math
 import os
 import platform
 import socket
@@ -155,7 +156,8 @@ def measure(ask: Ask, users: list[str], concurrency: int) -> dict[str, object]:
         answers = list(threads.map(ask, users))
         seconds, cpu = time.perf_counter() - start, cpu_ms(os.getpid()) - cpu
     ms = [answer.ms for answer in answers]
-    stages = {name: float(np.median([answer.stage_ms[name] for answer in answers])) for name in answers[0].stage_ms}
+    names = dict.fromkeys(name for answer in answers for name in answer.stage_ms)  # an answer without models has fewer stages
+    stages = {name: float(np.median([answer.stage_ms[name] for answer in answers if name in answer.stage_ms])) for name in names}
     return {
         "p50_ms": float(np.percentile(ms, 50)),
         "p99_ms": float(np.percentile(ms, 99)),
@@ -187,7 +189,8 @@ def middle(measured: list[dict[str, object]]) -> dict[str, object]:
     """The median over rounds of every figure; all rounds stay in the JSON."""
     figures = ("p50_ms", "p99_ms", "requests_per_second", "cpu_ms", "load_average", "reasons_a_slate")
     found = {name: statistics.median(one[name] for one in measured) for name in figures}
-    stages = {name: statistics.median(one["stage_p50_ms"][name] for one in measured) for name in measured[0]["stage_p50_ms"]}
+    names = dict.fromkeys(name for one in measured for name in one["stage_p50_ms"])
+    stages = {name: statistics.median(one["stage_p50_ms"][name] for one in measured if name in one["stage_p50_ms"]) for name in names}
     by = sum((Counter(one["answered_by"]) for one in measured), Counter())
     return found | {"stage_p50_ms": stages, "answered_by": dict(by), "rounds": measured}
 
@@ -204,7 +207,7 @@ def show(found: Mapping[str, Mapping[int, dict[str, object]]]) -> None:
     print("\n| stage, p50 ms | " + " | ".join(f"{door}, {concurrency}" for door, concurrency, _ in columns) + " |")
     print("|---|" + "---:|" * len(columns))
     for stage in columns[0][2]["stage_p50_ms"]:
-        print(f"| {stage} | " + " | ".join(f"{row['stage_p50_ms'][stage]:.2f}" for *_, row in columns) + " |", flush=True)
+        print(f"| {stage} | " + " | ".join(f"{row['stage_p50_ms'].get(stage, math.nan):.2f}" for *_, row in columns) + " |", flush=True)
 
 
 def main() -> None:
@@ -222,8 +225,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--doors", nargs="+", choices=("in process", "http"), default=["in process", "http"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-serving", help="keeps the releases")
-    parser.add_argument("--label", default="now", help="what the JSON files these figures under")
+    parser.add_argument("--label", help="what the JSON files these figures under; the number of candidates unless told")
     chosen = parser.parse_args()
+    label = chosen.label or f"{chosen.collaborative + BUDGETS['popular'].candidates:,} candidates"
     world = World(
         chosen.items, chosen.users, chosen.width, encoder=chosen.encoder, threads=chosen.threads, instances=chosen.instances
     )  # fmt: skip
@@ -248,7 +252,7 @@ def main() -> None:
     } | {name: version(name) for name in ("torch", "numpy", "faiss-cpu", "tritonclient", "nvidia-pytriton")}  # fmt: skip
     known = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(known | {chosen.label: {"world": world._asdict(), "machine": machine, "doors": found}}, indent=1))
+    RESULTS.write_text(json.dumps(known | {label: {"world": world._asdict(), "machine": machine, "doors": found}}, indent=1))
 
 
 if __name__ == "__main__":
