@@ -7,10 +7,13 @@ Adagrad on the rows touched. Rounds alternate between the two, and medians are p
 """
 
 import json
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py, for both loops
 
 import numpy as np
 import pytorch_lightning as L
@@ -23,7 +26,7 @@ from data.frequency import log_in_batch
 from towers.record import commit
 
 BATCHES = (512, 1024, 8192)
-ROUNDS, SECONDS = 2, 3.0
+ROUNDS, SECONDS = 5, 5.0
 
 
 class Stopwatch(L.Callback):

@@ -11,7 +11,7 @@ import polars as pl
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from data.features import Vocabulary
+from data.features import Vocabulary, multi_hot
 from data.schema import SchemaError
 
 NUMERIC = ("year", "has_year", "log_duration", "has_duration", "maturity")
@@ -44,8 +44,8 @@ class ContentRecipe:
         """
         return np.concatenate(
             [
-                _multi_hot(items["genres"], self.genres),
-                _multi_hot(items["tags"], self.tags),
+                multi_hot(items["genres"], self.genres),
+                multi_hot(items["tags"], self.tags),
                 self._text(items),
                 self._given(items),
                 self._numeric(items),
@@ -122,12 +122,3 @@ def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, s
         year_mean=float(year.mean() or 0.0),
         year_std=max(float(year.std() or 1.0), 1.0),
     )
-
-
-def _multi_hot(lists: pl.Series, vocabulary: Vocabulary) -> np.ndarray:
-    """float32 (rows, words): 1 where a row's list holds the word."""
-    long = pl.DataFrame({"row": np.arange(len(lists)), "word": lists}).explode("word").drop_nulls()
-    column = vocabulary.rows(long["word"].to_list())
-    hot = np.zeros((len(lists), len(vocabulary)), np.float32)
-    hot[long["row"].to_numpy(), column] = 1.0
-    return hot[:, 1:]

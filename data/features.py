@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from array_api_compat import array_namespace
 from array_api_compat import device as device_of
 
@@ -65,6 +66,15 @@ class Vocabulary:
         """int64 rows of `values`; what training never saw is 0."""
         index = {word: row for row, word in enumerate(self.words, start=1)}
         return np.fromiter((index.get(value, 0) for value in values), np.int64)
+
+
+def multi_hot(lists: pl.Series, vocabulary: Vocabulary) -> np.ndarray:
+    """float32 (rows, words): 1 where a row's list holds the word."""
+    long = pl.DataFrame({"row": np.arange(len(lists)), "word": lists}).explode("word").drop_nulls()
+    column = vocabulary.rows(long["word"].to_list())
+    hot = np.zeros((len(lists), len(vocabulary)), np.float32)
+    hot[long["row"].to_numpy(), column] = 1.0
+    return hot[:, 1:]
 
 
 @dataclass(frozen=True, slots=True)

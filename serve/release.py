@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from data.features import MOMENT, NUMBERS, ItemClock, MomentVocabulary, Vocabulary
+from data.features import MOMENT, NUMBERS, ItemClock, MomentVocabulary, Vocabulary, multi_hot
 from data.schema import ITEMS, USERS, Column, SchemaError, check_table
 from serve import contract
 from serve.contract import ModelSpec
@@ -120,7 +120,7 @@ class Release:
         scalars = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
         return cls(
             folder, manifest, Catalogue.of(frame), _table(folder, "users.parquet", USERS), items.reshape(-1, 2 * width), index,
-            ItemClock(**arrays | scalars), moment, genres, _genres(frame["genres"], Vocabulary(genres)),
+            ItemClock(**arrays | scalars), moment, genres, multi_hot(frame["genres"], Vocabulary(genres)),
             frame["release_date"].cast(pl.Int32).cast(pl.Float64).fill_null(float("nan")).to_numpy(),
             contract.user_tower(width, len(MOMENT)), contract.item_tower(width, manifest.feature_count),
             contract.ranker(width, len(MOMENT), len(NUMBERS), len(manifest.heads)),
@@ -160,11 +160,3 @@ def _table(folder: Path, file: str, columns: Mapping[str, Column]) -> pl.DataFra
         return check_table(pl.read_parquet(folder / file), columns, table=file.removesuffix(".parquet"), source=str(folder / file))
     except (SchemaError, pl.exceptions.PolarsError) as error:
         raise ReleaseError(folder, file, f"cannot be read ({error})") from error
-
-
-def _genres(lists: pl.Series, vocabulary: Vocabulary) -> np.ndarray:
-    """float32 (I, G), 1 where the item bears the genre."""
-    long = pl.DataFrame({"row": np.arange(len(lists)), "genre": lists}).explode("genre").drop_nulls()
-    genre_IG = np.zeros((len(lists), len(vocabulary)), np.float32)
-    genre_IG[long["row"].to_numpy(), vocabulary.rows(long["genre"].to_list())] = 1.0
-    return genre_IG[:, 1:]  # row 0 of a vocabulary is the unknown

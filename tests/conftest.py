@@ -1,5 +1,9 @@
 """What tests share. Triton is never skipped: where it cannot start, the error says how to get it."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py; before anything brings OpenMP
+
 from collections.abc import Iterator
 from pathlib import Path
 
