@@ -207,7 +207,7 @@ class ItemClock:
         entry = xp.searchsorted(self.key, key) - 1
         there = (entry >= 0) & (self.key[entry] >> 32 == item_row)
         elapsed = (key & 0xFFFFFFFF) - (self.key[entry] & 0xFFFFFFFF)
-        decay = 2.0 ** (-elapsed / self.half_life_hours)
+        decay = 2.0 ** (-(elapsed * there) / self.half_life_hours)  # where nothing is there, whatever stands beside it must not overflow
         zero = xp.zeros_like(decay)
         popularity = xp.where(there, self.popularity[entry] * decay, zero)
         ratings = xp.where(there, self.rating_count[entry], zero)
