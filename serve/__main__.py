@@ -101,7 +101,7 @@ def _door(chosen: Settings) -> socket.socket:
     except OSError as error:
         where = f"{chosen.host}:{chosen.port}"
         raise OSError(f"{where} cannot be listened on ({error.strerror}); stop what holds it, or choose another by port=…") from error
-    # Accepted connections inherit it; asyncio sets it only where a socket's proto says TCP, and waits 40 ms for an acknowledgement otherwise.
+    # Accepted connections inherit it. asyncio sets it only where a socket says that it is TCP, and else waits 40 ms for an acknowledgement.
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return door
 
