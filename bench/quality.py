@@ -146,20 +146,20 @@ def train(cfg: DictConfig, split: Split, watch: AfterEpoch) -> list[dict[str, Fi
     return watch.so_far
 
 
-def best_epochs(so_far: list[dict[str, Figures]]) -> dict[str, int]:
-    """Population → its best epoch, from 1; the first of equals."""
-    return {name: 1 + max(range(len(so_far)), key=lambda epoch: so_far[epoch][name].aim) for name in so_far[0]}
+def best_epoch(so_far: list[dict[str, Figures]]) -> int:
+    """The best epoch for all users, which is what train.py watches, from 1; the first of equals."""
+    return 1 + max(range(len(so_far)), key=lambda epoch: so_far[epoch]["all"].aim)
 
 
 def two_tower(cfg: DictConfig, split: Split, populations: tuple[str, ...], chosen_by: str) -> dict[str, Result]:
     """One seed: choose the number of epochs on validation by patience, fit that many on all before the test, test."""
     patience = cfg.trainer.patience
-    watch = AfterEpoch(VALIDATION, populations, chosen_by, lambda so_far: len(so_far) >= max(best_epochs(so_far).values()) + patience)
+    watch = AfterEpoch(VALIDATION, populations, chosen_by, lambda so_far: len(so_far) >= best_epoch(so_far) + patience)
     choosing = train(cfg, split, watch)
-    epochs = best_epochs(choosing)
-    testing = train(cfg, refit(split), AfterEpoch(TEST, populations, chosen_by, lambda so_far: len(so_far) >= max(epochs.values())))
+    epoch = best_epoch(choosing)
+    testing = train(cfg, refit(split), AfterEpoch(TEST, populations, chosen_by, lambda so_far: len(so_far) >= epoch))
     result = {}
-    for name, epoch in epochs.items():
+    for name in populations:
         result[name] = Result({"epochs": epoch}, [choosing[epoch - 1][name].aim], [testing[epoch - 1][name]])
         print(
             f"  two-tower, seed {cfg.seed}, {name}: {epoch} epochs, {result[name].validation[0]:.4f} → {result[name].test[0].aim:.4f}",
