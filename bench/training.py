@@ -26,7 +26,7 @@ from data.frequency import log_in_batch
 from towers.record import commit
 
 BATCHES = (512, 1024, 8192)
-ROUNDS, SECONDS = 5, 5.0
+ROUNDS, SECONDS = 5, 4.0
 
 
 class Stopwatch(L.Callback):

@@ -31,7 +31,9 @@ class Distinct(NamedTuple):
 
 
 def distinct(row_N: Tensor, count: int) -> Distinct:
-    """`torch.unique` of rows below `count`, by marking instead of sorting."""
+    """`torch.unique` of rows below `count`; by marking instead of sorting, unless the rows are few beside the catalogue."""
+    if len(row_N) * 16 < count:
+        return Distinct(*row_N.unique(return_inverse=True))
     there_I = torch.zeros(count, dtype=torch.bool, device=row_N.device)
     there_I[row_N] = True
     return Distinct(there_I.nonzero()[:, 0], (there_I.cumsum(0) - 1)[row_N])
@@ -207,6 +209,9 @@ class RetrievalTask(L.LightningModule):
 
     def look_up(self, row_M: Tensor, history_row_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the distinct items of candidates and histories (R, D), and where each of both stands among them."""
+        if not history_row_BL.numel():  # a tower that reads no history
+            input_MD = self.item_tower.input(lookup_distinct(self.item_id, row_M), self.feature_IF[row_M])
+            return input_MD, torch.arange(len(row_M), device=row_M.device), history_row_BL
         asked = torch.cat([row_M, history_row_BL.flatten()])
         row_R, place_N = distinct(asked, len(self.count_I))
         input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF[row_R])
