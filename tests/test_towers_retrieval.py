@@ -21,7 +21,8 @@ from tests.logs import small
 from towers.encoders import MeanEncoder
 from towers.evaluation import ItemLists, per_user, rank
 from towers.losses import sampled_softmax
-from towers.retrieval import InBatchNegatives, InBatchOfTheHour, RetrievalTask, WholeCatalogue, distinct
+from towers.negatives import InBatchNegatives, InBatchOfTheHour, WholeCatalogue, distinct
+from towers.retrieval import RetrievalTask
 from towers.saved import SavedModelError, SavedRetrieval, save_retrieval
 from towers.two_tower import PRIOR_SCALE, IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower, prior
 from towers.warm_start import start_warm

@@ -1,0 +1,105 @@
+"""What a batch chooses among: candidates, and how often each of them would have been drawn.
+
+Negatives are callables: the items of a batch → `Candidates`, and `log_q` of candidates for the correction of `towers.losses.sampled_softmax`.
+
+Shapes: B rows · M distinct candidates · N rows asked for · R distinct rows · P popularity columns · I catalogue.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+
+from data.frequency import log_in_batch
+from towers.two_tower import PRIOR_SCALE
+
+
+class Distinct(NamedTuple):
+    """Distinct rows in rising order, and where each of the rows asked for stands among them."""
+
+    row_R: Tensor
+    place_N: Tensor
+
+
+def distinct(row_N: Tensor, count: int) -> Distinct:
+    """`torch.unique` of rows below `count`; by marking instead of sorting, unless the rows are few beside the catalogue."""
+    if len(row_N) * 16 < count:
+        return Distinct(*row_N.unique(return_inverse=True))
+    there_I = torch.zeros(count, dtype=torch.bool, device=row_N.device)
+    there_I[row_N] = True
+    return Distinct(there_I.nonzero()[:, 0], (there_I.cumsum(0) - 1)[row_N])
+
+
+class Candidates(NamedTuple):
+    """What a batch chooses among: distinct rows, and each query's own column."""
+
+    row_M: Tensor
+    target_B: Tensor
+
+
+def all_ranks(row_B: Tensor) -> Tensor:
+    """The rows of every process, one process behind the other; those of this one where there is no other."""
+    if not torch.distributed.is_initialized():
+        return row_B
+    gathered = [torch.empty_like(row_B) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, row_B)
+    return torch.cat(gathered)
+
+
+class InBatchNegatives:
+    """The distinct items of the batch (of all processes), and `uniform` more drawn evenly from the catalogue (mixed negatives,
+    Yang et al. 2020, doi:10.1145/3366424.3386195). A candidate drawn twice is one column, so no negative is another copy of a positive."""
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int, uniform: int = 0):
+        self.uniform = uniform
+        self.item_count = len(count_I)
+        self.log_q_I = torch.as_tensor(log_in_batch(count_I, batch_size=batch_size, uniform=uniform))
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch, by its rows' items."""
+        extra = torch.randint(self.item_count, (self.uniform,), device=item_row_B.device)
+        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B), extra]), self.item_count)
+        return Candidates(row_M, place_N[: len(item_row_B)])
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """log P(the row is a candidate), (M,), over the whole log."""
+        self.log_q_I = self.log_q_I.to(row_M.device)
+        return self.log_q_I[row_M]
+
+
+class InBatchOfTheHour:
+    """The distinct items of a batch that is one stretch of time (`data.datamodule.by_hour`), drawn as often as they were popular just then.
+
+    So q is the popularity columns themselves: log q is their prior of power one, which cancels out of the softmax with what the query gives
+    them, and taste learns what is left when popularity is known (streaming frequency estimation, Yi et al. 2019, with a half-life).
+    """
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int):
+        self.item_count = len(count_I)
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch, by its rows' items."""
+        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B)]), self.item_count)
+        return Candidates(row_M, place_N[: len(item_row_B)])
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """log of how popular each row was, up to a constant, (M,)."""
+        return prior_MP.mean(1) / PRIOR_SCALE
+
+
+class WholeCatalogue:
+    """Every item is a candidate: the full softmax, for catalogues small enough to score at each step."""
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int):
+        self.item_count = len(count_I)
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch: all rows, uncorrected."""
+        row_M = torch.arange(self.item_count, device=item_row_B.device)
+        return Candidates(row_M, item_row_B)
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """0, (M,): every row is always a candidate."""
+        return torch.zeros(len(row_M), device=row_M.device)
