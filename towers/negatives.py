@@ -1,6 +1,6 @@
 """What a batch chooses among: candidates, and how often each of them would have been drawn.
 
-Negatives are callables: the items of a batch → `Candidates`, and `log_q` of candidates for the correction of `towers.losses.sampled_softmax`.
+Negatives are callables: the items of a batch → `Candidates`; and `log_q` of candidates, by which `towers.losses.sampled_softmax` corrects.
 
 Shapes: B rows · M distinct candidates · N rows asked for · R distinct rows · P popularity columns · I catalogue.
 """
