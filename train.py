@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import MLFlowLogger
 
 from towers import record
+from towers.memory import keep_memory
 from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
@@ -31,6 +32,7 @@ for noise in NOISE:
 def main(cfg: DictConfig) -> float:
     """One run; returns the validation figure that a sweep optimises."""
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    keep_memory()
     L.seed_everything(cfg.seed, verbose=False)
     tables = instantiate(cfg.data)
     logger.info("read: %s", ", ".join(f"{name} {count:,}" for name, count in tables.report.items()))

@@ -23,6 +23,7 @@ from hydra import compose, initialize
 from hydra.utils import instantiate
 
 from data.frequency import log_in_batch
+from towers.memory import keep_memory
 from towers.record import commit
 
 BATCHES = (512, 1024, 8192)
@@ -94,6 +95,7 @@ def bare(log, batch_size: int, *, temperature: float = 0.1, lr: float = 0.3) -> 
 
 def main() -> None:
     """Print the table and write bench/results/training.json."""
+    keep_memory()  # as in train.py, for both loops
     with initialize(version_base="1.3", config_path="../conf"):
         cfg = compose("train", ["data=interactions", "task=id_two_tower", "name=bench", "question=bench", *sys.argv[1:]])
     log = instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))

@@ -18,6 +18,9 @@ from data.log import Log, Queries, days_before_end, queries
 from data.propensity import Exposure, ips_weight
 from data.split import TEST, TRAIN, VALIDATION
 
+MADE_AT_ONCE = 16_384
+"""Rows whose columns are gathered in one go: a gather of one small batch is mostly the call."""
+
 
 class RetrievalBatch(NamedTuple):
     """Who wanted what, when (ms UTC), after which history. int64 but for the weight (float32)."""
@@ -80,7 +83,8 @@ class Batches:
     """One epoch: the rows of this rank in an order that (seed, epoch) alone decides, so that a resumed run sees what it would have seen.
 
     The rows that do not fill the last batch wait for another epoch's shuffle. With fewer rows than a batch, the batch is all of them.
-    Ranks take turns within each batch, so that all see the same stretch of an ordered epoch.
+    Ranks take turns within each batch, so that all see the same stretch of an ordered epoch. `make` gathers the columns of many rows at
+    once, and batches are slices of them.
     """
 
     def __init__(
@@ -98,8 +102,9 @@ class Batches:
         return len(self.row_N) // self.batch_size
 
     def __iter__(self) -> Iterator[NamedTuple]:
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield self.make(self.row_N[start : start + self.batch_size])
+        for row_S in self.row_N[: len(self) * self.batch_size].split(max(1, MADE_AT_ONCE // self.batch_size) * self.batch_size):
+            several = self.make(row_S)
+            yield from map(several._make, zip(*(column.split(self.batch_size) for column in several), strict=True))
 
 
 def whole_part(part: int, *, there: bool) -> DataLoader:

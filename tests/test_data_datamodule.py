@@ -1,6 +1,7 @@
 """Batches: every epoch a shuffle of all rows, the same for the same seed, parted among ranks; weights that are even on the mean."""
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,9 +16,13 @@ from data.split import by_time
 from tests.logs import small, tables
 
 
+class One(NamedTuple):
+    row_B: torch.Tensor
+
+
 def rows(**change):
     known = {"batch_size": 4, "seed": 1, "epoch": 0, "order": lambda size, generator: torch.randperm(20, generator=generator)}
-    return [row for batch in Batches(torch.arange(100, 120), lambda row_B: row_B, **known | change) for row in batch.tolist()]
+    return [row for batch in Batches(torch.arange(100, 120), One, **known | change) for row in batch.row_B.tolist()]
 
 
 def test_an_epoch_is_every_row_once():

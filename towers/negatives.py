@@ -39,13 +39,20 @@ class Candidates(NamedTuple):
     target_B: Tensor
 
 
-def all_ranks(row_B: Tensor) -> Tensor:
-    """The rows of every process, one process behind the other; those of this one where there is no other."""
+def choose(row_B: Tensor, count: int, extra: tuple[Tensor, ...] = ()) -> Candidates:
+    """The distinct rows among a batch, the batches of all processes, and `extra`."""
+    rows = (row_B, *every_rank(row_B), *extra)
+    row_M, place_N = distinct(torch.cat(rows) if len(rows) > 1 else row_B, count)
+    return Candidates(row_M, place_N[: len(row_B)])
+
+
+def every_rank(row_B: Tensor) -> list[Tensor]:
+    """The rows of each process, this one's among them; none where there is but one."""
     if not torch.distributed.is_initialized():
-        return row_B
+        return []
     gathered = [torch.empty_like(row_B) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(gathered, row_B)
-    return torch.cat(gathered)
+    return gathered
 
 
 class InBatchNegatives:
@@ -59,14 +66,14 @@ class InBatchNegatives:
 
     def __call__(self, item_row_B: Tensor) -> Candidates:
         """Candidates of one batch, by its rows' items."""
-        extra = torch.randint(self.item_count, (self.uniform,), device=item_row_B.device)
-        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B), extra]), self.item_count)
-        return Candidates(row_M, place_N[: len(item_row_B)])
+        if not self.uniform:
+            return choose(item_row_B, self.item_count)
+        return choose(item_row_B, self.item_count, (torch.randint(self.item_count, (self.uniform,), device=item_row_B.device),))
 
     def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
         """log P(the row is a candidate), (M,), over the whole log."""
         self.log_q_I = self.log_q_I.to(row_M.device)
-        return self.log_q_I[row_M]
+        return self.log_q_I.index_select(0, row_M)
 
 
 class InBatchOfTheHour:
@@ -81,8 +88,7 @@ class InBatchOfTheHour:
 
     def __call__(self, item_row_B: Tensor) -> Candidates:
         """Candidates of one batch, by its rows' items."""
-        row_M, place_N = distinct(torch.cat([item_row_B, all_ranks(item_row_B)]), self.item_count)
-        return Candidates(row_M, place_N[: len(item_row_B)])
+        return choose(item_row_B, self.item_count)
 
     def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
         """log of how popular each row was, up to a constant, (M,)."""

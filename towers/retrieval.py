@@ -102,11 +102,11 @@ class RetrievalTask(L.LightningModule):
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
         candidates = self.negatives(batch.item_row_B)
-        input_RD, candidate_M, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
-        prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B))
+        candidate_MD, input_RD, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
+        prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B) if self.clocks else None)
         loss = sampled_softmax(
             self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(input_RD.index_select(0, candidate_M), prior_MP),
+            self.item_tower.vector(candidate_MD, prior_MP),
             target_B=candidates.target_B,
             log_q_M=self.negatives.log_q(candidates.row_M, prior_MP),
             weight_B=batch.weight_B,
@@ -118,21 +118,22 @@ class RetrievalTask(L.LightningModule):
         return loss
 
     def look_up(self, row_M: Tensor, history_row_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the distinct items of candidates and histories (R, D), and where each of both stands among them."""
+        """Inputs of the candidates (M, D), of the distinct items of candidates and histories (R, D), and where each event of the
+        histories stands among those."""
         if not history_row_BL.numel():  # a tower that reads no history
-            input_MD = self.item_tower.input(lookup_distinct(self.item_id, row_M), self.feature_IF[row_M])
-            return input_MD, torch.arange(len(row_M), device=row_M.device), history_row_BL
+            input_MD = self.item_tower.input(lookup_distinct(self.item_id, row_M), self.feature_IF.index_select(0, row_M))
+            return input_MD, input_MD, history_row_BL
         asked = torch.cat([row_M, history_row_BL.flatten()])
         row_R, place_N = distinct(asked, len(self.count_I))
-        input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF[row_R])
-        return input_RD, place_N[: len(row_M)], place_N[len(row_M) :].view(history_row_BL.shape)
+        input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF.index_select(0, row_R))
+        return input_RD.index_select(0, place_N[: len(row_M)]), input_RD, place_N[len(row_M) :].view(history_row_BL.shape)
 
     def hour_known(self, now_B: Tensor) -> Tensor:
         """The hour whose popularity a batch may see: that of its earliest row, or one up to `popularity_age_days` before."""
         return now_B.min() // HOUR_MS - int(24 * self.age_days * torch.rand(()))
 
-    def priors(self, row_M: Tensor, hour: Tensor) -> Tensor:
-        """Popularity columns (M, P) of items just before an hour."""
+    def priors(self, row_M: Tensor, hour: Tensor | None) -> Tensor:
+        """Popularity columns (M, P) of items just before an hour; none, whatever the hour, where the model has none."""
         if not self.clocks:
             return torch.zeros(len(row_M), 0, device=row_M.device)
         return prior(torch.stack([clock.before(row_M, hour)[0] for clock in self.clocks], dim=1))
@@ -229,6 +230,6 @@ class RetrievalTask(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
         tables = [self.item_id.weight, *self.user_tower.tables()]
-        dense = [p for p in self.parameters() if not any(p is table for table in tables)]
+        dense = [p for p in self.parameters() if p.numel() and not any(p is table for table in tables)]
         optimizers = [RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)] + ([self.dense_optimizer(dense)] if dense else [])
         return TablesAndDense(optimizers)

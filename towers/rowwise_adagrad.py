@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class RowLookup(torch.autograd.Function):
-    """weight[row_R] for distinct rows, whose gradient is a sparse tensor that is coalesced by construction: no sort in the step."""
+    """weight[row_R] for distinct rows in rising order, whose gradient is a sparse tensor that need not be sorted."""
 
     @staticmethod
     def forward(ctx, weight_ID: Tensor, row_R: Tensor) -> Tensor:
@@ -64,16 +64,25 @@ class RowWiseAdagrad(torch.optim.Optimizer):
             state["sum"] = torch.full((len(parameter),), start, dtype=torch.float32, device=parameter.device)
         grad = parameter.grad
         if grad.is_sparse:
-            grad = grad if grad.is_coalesced() else grad.coalesce()
-            row_R, grad_RD = grad._indices()[0], grad._values()
-            sum_R = state["sum"].index_select(0, row_R) + grad_RD.pow(2).mean(1)
+            row_R, grad_RD = rows_once(grad)
+            sum_R = state["sum"].index_select(0, row_R) + torch.linalg.vecdot(grad_RD, grad_RD) / grad_RD.shape[1]
             state["sum"].index_copy_(0, row_R, sum_R)
-            parameter.index_add_(0, row_R, grad_RD / (sum_R.sqrt() + eps)[:, None], alpha=-lr)
+            moved_RD = parameter.index_select(0, row_R).addcdiv_(grad_RD, (sum_R.sqrt() + eps)[:, None], value=-lr)
+            parameter.index_copy_(0, row_R, moved_RD)
         else:
             square = grad.pow(2)
             state["sum"] += square.flatten(1).mean(1) if grad.dim() > 1 else square
             scale = lr / (state["sum"].sqrt() + eps)
             parameter -= scale.view(-1, *[1] * (grad.dim() - 1)) * grad
+
+
+def rows_once(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (R,) and values (R, D) of a sparse gradient, each row once. Autograd forgets, as it takes a gradient over, that it is coalesced;
+    to look is much cheaper than to sort."""
+    row_R = grad._indices()[0]
+    if not (row_R[1:] > row_R[:-1]).all():
+        grad = grad.coalesce()
+    return grad._indices()[0], grad._values()
 
 
 class TablesAndDense(torch.optim.Optimizer):
@@ -93,11 +102,6 @@ class TablesAndDense(torch.optim.Optimizer):
         for optimizer in self.optimizers:
             optimizer.step()
         return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of each."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict:
         """The states of each, in order."""

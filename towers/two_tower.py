@@ -23,6 +23,16 @@ def prior(popularity_RP: Tensor) -> Tensor:
     return PRIOR_SCALE * torch.log1p(popularity_RP / 0.1)
 
 
+def beside(taste_RD: Tensor, prior_RP: Tensor) -> Tensor:
+    """Columns of taste, then those of popularity; the former as they are where there are no latter."""
+    return torch.cat([taste_RD, prior_RP], dim=1) if prior_RP.shape[1] else taste_RD
+
+
+def taste_of(x_RD: Tensor, columns: int) -> Tensor:
+    """The first `columns` of x; x itself where it has no others."""
+    return x_RD if x_RD.shape[1] == columns else x_RD[:, :columns]
+
+
 class UnitNorm(nn.Module):
     """To the unit sphere: the dot product of two such vectors is their cosine."""
 
@@ -62,7 +72,7 @@ class ItemTower(nn.Module):
 
     def vector(self, input_RD: Tensor, prior_RP: Tensor) -> Tensor:
         """The retrieval half, (R, D): D − P columns of taste from the input half, then the P columns of popularity."""
-        return torch.cat([self.norm(self.project(input_RD)), prior_RP], dim=1)
+        return beside(self.norm(self.project(input_RD)), prior_RP)
 
     def forward(self, feature: Tensor) -> Tensor:
         """The whole row of items known by content alone: (B, F) → (B, 2 D) float16, input half first."""
@@ -118,8 +128,8 @@ class UserTower(nn.Module):
         for column, table in enumerate(self.moment):
             moment_BD = moment_BD + table(moment[:, column])
         both_BD = torch.cat([state_BD, moment_BD], dim=1)
-        taste_BD = (state_BD + self.mix(both_BD))[:, : self.taste]
-        return torch.cat([self.norm(taste_BD), self.prior_start * self.prior(both_BD)], dim=1)
+        taste_BD = taste_of(state_BD + self.mix(both_BD), self.taste)
+        return beside(self.norm(taste_BD), self.prior_start * self.prior(both_BD))
 
     @torch.jit.unused
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
@@ -147,7 +157,7 @@ class IdItemTower(nn.Module):
 
     def vector(self, input_RD: Tensor, prior_RP: Tensor) -> Tensor:
         """The retrieval half, (R, D): D − P columns of taste, then the P columns of popularity."""
-        return torch.cat([self.norm(input_RD[:, : self.taste]), prior_RP], dim=1)
+        return beside(self.norm(taste_of(input_RD, self.taste)), prior_RP)
 
 
 class IdUserTower(nn.Module):
@@ -164,7 +174,7 @@ class IdUserTower(nn.Module):
     def forward(self, user_row: Tensor) -> Tensor:
         """Query (B, D) of distinct users, in rising order."""
         id_BD = lookup_distinct(self.table, user_row)
-        return torch.cat([self.norm(id_BD[:, : self.taste]), self.prior.expand(len(id_BD), -1)], dim=1)
+        return beside(self.norm(taste_of(id_BD, self.taste)), self.prior.expand(len(id_BD), -1))
 
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
         """Queries (B, D) of a batch, whatever its history."""
