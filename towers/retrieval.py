@@ -231,5 +231,5 @@ class RetrievalTask(L.LightningModule):
         """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
         tables = [self.item_id.weight, *self.user_tower.tables()]
         dense = [p for p in self.parameters() if p.numel() and not any(p is table for table in tables)]
-        optimizers = [RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)] + ([self.dense_optimizer(dense)] if dense else [])
-        return TablesAndDense(optimizers)
+        rows = RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)
+        return TablesAndDense([rows, self.dense_optimizer(dense)]) if dense else rows
