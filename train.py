@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 
 from towers import record
 from towers.memory import keep_memory
+from towers.saved import check_checkpoint
 from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
@@ -30,9 +31,11 @@ for noise in NOISE:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """One run; returns the validation figure that a sweep optimises."""
+    """One run; returns what a sweep minimises: the validation figure, its sign turned where more of it is better."""
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
     keep_memory()
+    if cfg.resume:
+        check_checkpoint(Path(cfg.resume))
     L.seed_everything(cfg.seed, verbose=False)
     tables = instantiate(cfg.data)
     logger.info("read: %s", ", ".join(f"{name} {count:,}" for name, count in tables.report.items()))
@@ -46,9 +49,11 @@ def main(cfg: DictConfig) -> float:
         task.compile_towers()
 
     lab_book = MLFlowLogger(cfg.experiment_name, run_name=cfg.name, tracking_uri=cfg.mlflow, tags=record.tags(cfg.question, tables, split))
-    checkpoint = ModelCheckpoint(folder / "checkpoints", "best", monitor=cfg.trainer.monitor, mode=cfg.trainer.mode, save_last=True)
+    # a resumed run goes on in the checkpoint's own folder, where the best so far lies
+    checkpoints = folder / "checkpoints" if cfg.resume is None else Path(cfg.resume).resolve().parent
+    checkpoint = ModelCheckpoint(checkpoints, "best", monitor=cfg.trainer.monitor, mode=cfg.trainer.mode, save_last=True)
     stopping = EarlyStopping(cfg.trainer.monitor, mode=cfg.trainer.mode, patience=cfg.trainer.patience)
-    watch = [checkpoint, stopping] if len(data.val_dataloader()) else [ModelCheckpoint(folder / "checkpoints", save_last=True)]
+    watch = [checkpoint, stopping] if len(data.val_dataloader()) else [ModelCheckpoint(checkpoints, save_last=True)]
     trainer = instantiate(cfg.trainer.trainer, logger=lab_book, callbacks=[*watch, record.Progress()], default_root_dir=folder)
 
     record.start(lab_book, cfg, folder, tables.report)
@@ -60,7 +65,7 @@ def main(cfg: DictConfig) -> float:
     if trainer.is_global_zero:
         record.finish(lab_book, task, data, folder, save=instantiate(cfg.task.save), name=cfg.name)
         record.show(trainer.callback_metrics, lab_book, cfg.name)
-    return float(trainer.checkpoint_callback.best_model_score or 0.0)
+    return float(trainer.checkpoint_callback.best_model_score or 0.0) * {"max": -1, "min": 1}[cfg.trainer.mode]
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from data.features import HOUR_MS, ItemClock, half_life_hours
 def item_hours(events: nw.LazyFrame) -> nw.LazyFrame:
     """One row per item and hour with events: `events`, `rating_sum`, `rating_count` of that hour alone, sorted by item and hour.
 
-    `events` holds item_row, timestamp (ms UTC) and rating (null or NaN where nothing was rated).
+    `events` holds item_row, timestamp (ms UTC), rating (null or NaN where nothing was rated) and liked: `events` counts those, while a
+    rating counts whatever it says.
     """
     rated = ~nw.col("rating").is_null() & ~nw.col("rating").cast(nw.Float64).is_nan()
     return (
         events.with_columns(
             hour=nw.col("timestamp") // HOUR_MS,
-            one=nw.lit(1.0),
+            one=nw.when(nw.col("liked")).then(nw.lit(1.0)).otherwise(nw.lit(0.0)),
             rated=nw.when(rated).then(nw.lit(1.0)).otherwise(nw.lit(0.0)),
             value=nw.when(rated).then(nw.col("rating").cast(nw.Float64)).otherwise(nw.lit(0.0)),
         )
@@ -48,8 +49,10 @@ def running(hours: nw.LazyFrame, *, half_life_hours: float) -> nw.LazyFrame:
     ).with_columns(popularity=nw.col("run") / nw.col("growth"))
 
 
-def item_clock(events: pl.DataFrame, *, half_life_days: float) -> ItemClock:
-    """The clock of all items over `events` (item_row, timestamp, rating); an item's span may be at most 1,000 half-lives.
+def item_clock(events: pl.DataFrame, *, half_life_days: float, prior_rating: float) -> ItemClock:
+    """The clock of all items over `events` (as of `item_hours`); an item's span may be at most 1,000 half-lives.
+
+    `prior_rating` is what an item without ratings is taken to have; its caller knows which events it may be the mean of.
 
     Raises:
         ValueError: the half-life is so short that 2^(span / half-life) leaves float64.
@@ -61,13 +64,11 @@ def item_clock(events: pl.DataFrame, *, half_life_days: float) -> ItemClock:
         raise ValueError(
             f"half_life_days={half_life_days} is too short for this log: an item's events span {longest:,.0f} half-lives, 1,000 is the most"
         )
-    ratings = float(table["rating_count"].sum()) if len(table) else 0.0
-    rated = events.filter(pl.col("rating").is_not_null() & pl.col("rating").is_not_nan())
     return ItemClock(
         key=(table["item_row"].cast(pl.Int64).to_numpy() << 32) + table["hour"].cast(pl.Int64).to_numpy(),
         popularity=table["popularity"].to_numpy(),
         rating_sum=table["rating_sum"].to_numpy(),
         rating_count=table["rating_count"].to_numpy(),
         half_life_hours=half_life,
-        prior_rating=float(rated["rating"].cast(pl.Float64).mean()) if ratings else 0.0,
+        prior_rating=prior_rating,
     )

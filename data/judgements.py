@@ -108,16 +108,23 @@ def _parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarra
 
 
 def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negatives: int, seed: int) -> Judgements:
-    """One group per liked event `event_N`: the event's item first, then `negatives` drawn evenly from `proposal_NK`,
-    what retrieval proposed there.
+    """One group per liked event `event_N` whose item retrieval proposed: that item first, then `negatives` drawn evenly from the rest of
+    `proposal_NK`, what retrieval proposed there, best first.
 
-    Proposals that the user ever touched, in any part, are not drawn: they may be positives of another day. Groups with fewer are padded.
+    An event whose item was not proposed makes no group: a ranker only ever orders what was proposed, and where positives come from anywhere
+    but negatives from the top, it learns that to lie near the query is a bad sign. Proposals that the user touched in the event's own part
+    or an earlier one are not drawn: they may be positives of another day. Groups with fewer are padded.
     """
+    proposed_N = (proposal_NK == log.item_row_E[event_N][:, None]).any(1)
+    event_N, proposal_NK = event_N[proposed_N], proposal_NK[proposed_N]
     rng = np.random.default_rng(seed)
     item_count = len(log.catalogue.item_ids)
-    touched = np.unique(log.user_row_E * item_count + log.item_row_E)
     user_row_N, own_N = log.user_row_E[event_N], log.item_row_E[event_N]
-    free_NK = ~np.isin(user_row_N[:, None] * item_count + proposal_NK, touched) & (proposal_NK >= 0)
+    free_NK = proposal_NK >= 0
+    for part in np.unique(log.part_E[event_N]):
+        known_E, mine_N = log.part_E <= part, log.part_E[event_N] == part
+        touched = np.unique(log.user_row_E[known_E] * item_count + log.item_row_E[known_E])
+        free_NK[mine_N] &= ~np.isin(user_row_N[mine_N, None] * item_count + proposal_NK[mine_N], touched)
     order_NK = np.where(free_NK, rng.random(proposal_NK.shape), 2.0).argsort(1)[:, :negatives]
     drawn_NK = np.take_along_axis(proposal_NK, order_NK, 1)
     there_NK = np.concatenate([np.ones((len(event_N), 1), bool), np.take_along_axis(free_NK, order_NK, 1)], axis=1)

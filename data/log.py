@@ -30,7 +30,8 @@ class Catalogue:
 class Log:
     """Events sorted by user, then time, then item; user u owns offset_U1[u] ≤ e < offset_U1[u + 1], which may be none.
 
-    `propensity_E` is what the log says of having been shown, NaN where it says nothing.
+    `propensity_E` is what the log says of having been shown, NaN where it says nothing. `prior_rating`, what an item without ratings is
+    taken to have, is the mean of the training part, and stays so whatever part of the log is looked at.
     """
 
     user_ids: tuple[str, ...]
@@ -47,6 +48,7 @@ class Log:
     vocabulary: MomentVocabulary
     catalogue: Catalogue
     liked_from: float
+    prior_rating: float
     split: Split
 
     def before(self, part: int) -> "Log":
@@ -78,9 +80,10 @@ class Log:
         return np.bincount(self.item_row_E[self.liked(part)], minlength=len(self.catalogue.item_ids))
 
     def clock(self, *, half_life_days: float) -> ItemClock:
-        """Popularity and mean rating of every item by the hour, over the events of this log."""
-        events = pl.DataFrame({"item_row": self.item_row_E, "timestamp": self.timestamp_E, "rating": self.rating_E})
-        return item_clock(events, half_life_days=half_life_days)
+        """Popularity (of liked events) and mean rating of every item by the hour, over the events of this log."""
+        liked_E = is_liked(self.event_code_E)
+        events = pl.DataFrame({"item_row": self.item_row_E, "timestamp": self.timestamp_E, "rating": self.rating_E, "liked": liked_E})
+        return item_clock(events, half_life_days=half_life_days, prior_rating=self.prior_rating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int
         vocabulary=vocabulary,
         catalogue=catalogue,
         liked_from=liked_from,
+        prior_rating=float(train["rating"].cast(pl.Float64).mean() or 0.0),
         split=split,
     )  # fmt: skip
 

@@ -222,9 +222,10 @@ def check(
     impressions: pl.DataFrame | None = None,
     *,
     source: str,
+    sources: Mapping[str, str] | None = None,
     report: Mapping[str, int] | None = None,
 ) -> Tables:
-    """Check four tables together and count what does not fit.
+    """Check four tables together and count what does not fit. Messages name `source`, or what `sources` has for a table.
 
     Without `items` (or `users`) the table is made of the ids found in the logs. Events and impressions that repeat and
     those of items that `items` does not list are removed and counted in `Tables.report`. Reader's own counts come in by
@@ -234,10 +235,11 @@ def check(
         SchemaError: a table is wrong, an id of items or users stands twice, or no event is left.
     """
     counts: dict[str, int] = dict(report or {})
-    events = check_table(events, EVENTS, table="events", source=source)
-    log = empty(IMPRESSIONS) if impressions is None else check_table(impressions, IMPRESSIONS, table="impressions", source=source)
-    items = _or_ids(items, ITEMS, "item_id", "items", [events, log], source)
-    users = _or_ids(users, USERS, "user_id", "users", [events, log], source)
+    of = dict.fromkeys(("events", "items", "users", "impressions"), source) | dict(sources or {})
+    events = check_table(events, EVENTS, table="events", source=of["events"])
+    log = empty(IMPRESSIONS) if impressions is None else check_table(impressions, IMPRESSIONS, table="impressions", source=of["impressions"])
+    items = _or_ids(items, ITEMS, "item_id", "items", [events, log], of["items"])
+    users = _or_ids(users, USERS, "user_id", "users", [events, log], of["users"])
     counts["events_read"] = len(events)
     counts["impressions_read"] = len(log)
 
@@ -259,7 +261,7 @@ def check(
 
     if not len(known):
         cause = "the log is empty" if not len(events) else "none of its items is in the items table"
-        raise SchemaError(f"{source}: events has no row left to learn from: {cause} ({len(events):,} rows read).")
+        raise SchemaError(f"{of['events']}: events has no row left to learn from: {cause} ({len(events):,} rows read).")
     return Tables(known, items, users, log_known, counts)
 
 

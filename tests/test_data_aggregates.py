@@ -9,33 +9,36 @@ from hypothesis import strategies as st
 from data.aggregates import item_clock
 from data.features import HOUR_MS
 
-EVENT = st.tuples(st.integers(0, 3), st.integers(0, 200), st.one_of(st.none(), st.floats(1, 5, width=32)))
+EVENT = st.tuples(st.integers(0, 3), st.integers(0, 200), st.one_of(st.none(), st.floats(1, 5, width=32)), st.booleans())
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(EVENT, max_size=40), st.integers(0, 3), st.integers(0, 250), st.sampled_from([0.5, 3.0]))
 def test_popularity_and_rating_are_those_of_the_events_before_the_hour(events, item, hour, half_life_days):
     frame = pl.DataFrame(
-        {"item_row": [e[0] for e in events], "timestamp": [e[1] * HOUR_MS + 17 for e in events], "rating": [e[2] for e in events]},
-        schema={"item_row": pl.Int64, "timestamp": pl.Int64, "rating": pl.Float32},
+        {
+            "item_row": [e[0] for e in events],
+            "timestamp": [e[1] * HOUR_MS + 17 for e in events],
+            "rating": [e[2] for e in events],
+            "liked": [e[3] for e in events],
+        },
+        schema={"item_row": pl.Int64, "timestamp": pl.Int64, "rating": pl.Float32, "liked": pl.Boolean},
     )
-    clock = item_clock(frame, half_life_days=half_life_days)
+    clock = item_clock(frame, half_life_days=half_life_days, prior_rating=2.5)
     popularity, rating = clock.before(np.array([item]), np.array([hour]))
     mine = [e for e in events if e[0] == item and e[1] < hour]
-    assert popularity[0] == pytest.approx(sum(0.5 ** ((hour - e[1]) / (24 * half_life_days)) for e in mine), rel=1e-5)
-    all_ratings = [e[2] for e in events if e[2] is not None]
-    prior = np.mean(all_ratings) if all_ratings else 0.0
+    assert popularity[0] == pytest.approx(sum(0.5 ** ((hour - e[1]) / (24 * half_life_days)) for e in mine if e[3]), rel=1e-5)
     rated = [e[2] for e in mine if e[2] is not None]
-    assert rating[0] == pytest.approx((sum(rated) + 5 * prior) / (len(rated) + 5), rel=1e-5)
+    assert rating[0] == pytest.approx((sum(rated) + 5 * 2.5) / (len(rated) + 5), rel=1e-5)
 
 
 def test_events_of_the_same_hour_are_not_seen():
-    frame = pl.DataFrame({"item_row": [0, 0], "timestamp": [5 * HOUR_MS, 5 * HOUR_MS + HOUR_MS - 1], "rating": [1.0, 5.0]})
-    popularity, _ = item_clock(frame, half_life_days=1).before(np.array([0, 0]), np.array([5, 6]))
+    frame = pl.DataFrame({"item_row": [0, 0], "timestamp": [5 * HOUR_MS, 5 * HOUR_MS + HOUR_MS - 1], "rating": [1.0, 5.0], "liked": [True, True]})
+    popularity, _ = item_clock(frame, half_life_days=1, prior_rating=3.0).before(np.array([0, 0]), np.array([5, 6]))
     assert popularity[0] == 0 and popularity[1] == pytest.approx(2 * 0.5 ** (1 / 24))
 
 
 def test_a_half_life_too_short_for_the_log_is_refused():
-    frame = pl.DataFrame({"item_row": [0, 0], "timestamp": [0, 3000 * 24 * HOUR_MS], "rating": [1.0, 5.0]})
+    frame = pl.DataFrame({"item_row": [0, 0], "timestamp": [0, 3000 * 24 * HOUR_MS], "rating": [1.0, 5.0], "liked": [True, True]})
     with pytest.raises(ValueError, match="3,000 half-lives, 1,000 is the most"):
-        item_clock(frame, half_life_days=1)
+        item_clock(frame, half_life_days=1, prior_rating=3.0)

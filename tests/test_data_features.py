@@ -72,9 +72,6 @@ def test_the_numbers_of_a_training_row_are_those_of_its_replay_with_the_clock_of
     if not len(then.item_row_E):
         return
     served_clock = then.clock(half_life_days=30).latest()
-    served_clock = ItemClock(
-        **{name: getattr(served_clock, name) for name in served_clock.__slots__} | {"prior_rating": whole.prior_rating}
-    )
     np.testing.assert_array_equal(features.candidate_numbers(clock=whole, **known), features.candidate_numbers(clock=served_clock, **known))
 
 

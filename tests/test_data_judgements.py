@@ -36,7 +36,7 @@ def test_events_before_by_hand():
     assert events_before(log, np.array([0, 0, 0, 1, 1]), np.array([5, 6, 10, 1, 2])).tolist() == [0, 2, 3, 3, 4]
 
 
-def test_negatives_are_proposals_the_user_never_touched():
+def test_negatives_are_proposals_the_user_had_not_touched_by_the_end_of_that_part():
     rows = [("u", item, "click", at) for at, item in enumerate("abc")] + [("v", "def"[at], "click", at) for at in range(3)]
     log = read_log(leave_last_out(tables(rows)))
     row = {item: place for place, item in enumerate(log.catalogue.item_ids)}
@@ -48,9 +48,17 @@ def test_negatives_are_proposals_the_user_never_touched():
         for rows, keep in zip(groups.item_row_GK, groups.there_GK, strict=True)
     ]
     assert [group[0] for group in names] == ["b", "e"]
-    assert [sorted(group[1:]) for group in names] == [["d", "e", "f"], ["a", "b", "c"]]
-    assert groups.label_GKY[0, :, 0][groups.there_GK[0]].tolist() == [1, 0, 0, 0]
+    assert [sorted(group[1:]) for group in names] == [["c", "d", "e", "f"], ["a", "b", "c", "f"]]  # c and f are tests: nobody knows yet
+    assert groups.label_GKY[0, :, 0][groups.there_GK[0]].tolist() == [1, 0, 0, 0, 0]
     assert np.isnan(groups.label_GKY[..., 1:]).all()
+
+
+def test_what_retrieval_did_not_propose_makes_no_group():
+    log = read_log(leave_last_out(tables([(user, item, "click", at) for user in "uv" for at, item in enumerate("abc")])))
+    row = {item: place for place, item in enumerate(log.catalogue.item_ids)}
+    proposal = np.array([[row["c"], row["b"]], [row["c"], row["a"]]])
+    groups = retrieved(log, proposal, log.liked(VALIDATION), negatives=1, seed=0)
+    assert groups.user_row_G.tolist() == [0] and groups.item_row_GK.tolist() == [[row["b"], row["c"]]]
 
 
 def test_requests_without_a_cut_follow_their_users_next_event():

@@ -62,8 +62,10 @@ def test_nothing_after_the_cut_reaches_training():
         device=pl.when(late).then(pl.lit("a device of the future")).otherwise("device"),
         region=pl.when(late).then(pl.lit("a region of the future")).otherwise("region"),
     )
-    other = read_log(by_time(Tables(events, world.items, world.users, world.impressions, world.report))).before(VALIDATION)
-    one = read_log(split).before(VALIDATION)
+    other = read_log(by_time(Tables(events, world.items, world.users, world.impressions, world.report)))
+    one = read_log(split)
+    assert one.clock(half_life_days=30).prior_rating == other.clock(half_life_days=30).prior_rating > 0  # of the whole log's clock too
+    one, other = one.before(VALIDATION), other.before(VALIDATION)
     assert one.vocabulary == other.vocabulary
     for name in ("offset_U1", "item_row_E", "event_code_E", "timestamp_E", "moment_EC", "propensity_E"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

@@ -134,7 +134,7 @@ def rank(
     target_user_T, seen_user_S = targets.user_index(), kept.user_index()
     for start in range(0, len(user_row_U), block_users):
         stop = min(start + block_users, len(user_row_U))
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):  # eight bits of a score would make ties
             block_T = slice(target_bound[start], target_bound[stop])
             block_S = slice(seen_bound[start], seen_bound[stop])
             score_BI = _checked_scores(score(user_row_U[start:stop]), (stop - start, item_count), device)

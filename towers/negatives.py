@@ -91,7 +91,13 @@ class InBatchOfTheHour:
         return choose(item_row_B, self.item_count)
 
     def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
-        """log of how popular each row was, up to a constant, (M,)."""
+        """log of how popular each row was, up to a constant, (M,).
+
+        Raises:
+            ValueError: the model has no popularity columns, which are this q.
+        """
+        if not prior_MP.shape[1]:
+            raise ValueError("InBatchOfTheHour takes its q from popularity columns; give task.module.popularity_half_lives_days at least one")
         return prior_MP.mean(1) / PRIOR_SCALE
 
 

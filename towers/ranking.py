@@ -34,6 +34,7 @@ class RankingTask(L.LightningModule):
         self.ranker = ranker(
             width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number_mean=data.number_mean, number_std=data.number_std
         )
+        self.logits = self.ranker.logits
         self.head_weight, self.make_optimizer, self.ks, self.seed = tuple(head_weight), optimizer, tuple(ks), data.seed
         self.register_buffer("row_IW", data.model.row_IW, persistent=False)
         self.width = data.model.width
@@ -41,12 +42,12 @@ class RankingTask(L.LightningModule):
         self.rankings: dict[str, Ranking] = {}
 
     def compile_towers(self) -> None:
-        """`torch.compile` the ranker."""
-        self.ranker.compile()
+        """`torch.compile` the ranker as a step calls it."""
+        self.logits = torch.compile(self.ranker.logits)
 
     def predict(self, batch: RankingBatch) -> Tensor:
         """Logits (B, K, H) of a batch."""
-        return self.ranker.logits(batch.query_BD, batch.moment_BC, self.row_IW[batch.item_row_BK, : self.width], batch.number_BKX)
+        return self.logits(batch.query_BD, batch.moment_BC, self.row_IW[batch.item_row_BK, : self.width], batch.number_BKX)
 
     def training_step(self, batch: RankingBatch, _) -> Tensor:
         """Each head by its own loss over the labels it knows."""
@@ -67,14 +68,14 @@ class RankingTask(L.LightningModule):
 
     def validation_step(self, part: int, _) -> None:
         """Loss and click figures of the held-out groups."""
-        batch = self.trainer.datamodule.held(part)
+        batch = self.trainer.datamodule.held(part, self.device)
         self.log("val/loss", self.loss(batch), batch_size=1)
         self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, batch_size=1)
 
     def test_step(self, part: int, _) -> None:
         """Click figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
         data: RankingData = self.trainer.datamodule
-        batch = data.held(part)
+        batch = data.held(part, self.device)
         figures = self.judge(batch) if len(batch.query_BD) else {}
         if len(data.asked.user_row_Q):
             reranked, alone = self.rerank(data), self.rerank(data, rank_by_dot=True)
@@ -141,11 +142,16 @@ class RankingTask(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """What is random in an epoch depends on seed and epoch alone."""
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
-        self.epoch_loss, self.epoch_rows, self.epoch_start = torch.zeros((), device=self.device), 0, time.perf_counter()
+        self.epoch_loss, self.epoch_rows = torch.zeros((), device=self.device), 0
+        self.epoch_start, self.epoch_end = time.perf_counter(), None
+
+    def on_validation_start(self) -> None:
+        """What comes now is not training."""
+        self.epoch_end = time.perf_counter()
 
     def pairs_per_second(self) -> float:
-        """Judged items of this epoch so far by its seconds so far."""
-        return self.epoch_rows / max(time.perf_counter() - self.epoch_start, 1e-9)
+        """Judged items of this epoch so far by its seconds of training so far."""
+        return self.epoch_rows * self.trainer.world_size / max((self.epoch_end or time.perf_counter()) - self.epoch_start, 1e-9)
 
     def on_train_epoch_end(self) -> None:
         """Mean loss and speed of the epoch."""

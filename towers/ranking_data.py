@@ -3,6 +3,7 @@
 Shapes: G groups · B groups of a batch · K items per group · X numbers · Y labels · L history length · D width · I catalogue.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from data.propensity import Exposure, ips_weight
 from data.split import TEST, VALIDATION
 from towers.saved import SavedRetrieval
 
+logger = logging.getLogger(__name__)
 
 class RankingBatch(NamedTuple):
     """B groups: query (B, D), moment (B, C), item rows (B, K), numbers (B, K, X), labels (B, K, 3; NaN unknown), weights (B, K; 0 pads)."""
@@ -80,7 +82,8 @@ class RankingData(L.LightningDataModule):
         self.test_groups = groups.where(groups.part_G == TEST)
         if not len(self.fit_groups.now_G):
             raise ValueError(
-                f"no group to learn from in parts {list(parts)} of the split; give task.datamodule.parts others, or a split with them"
+                f"no group to learn from in parts {list(parts)} of the split: no slate, or no liked event whose item is among the {depth}"
+                " retrieved; give task.datamodule.parts others, a split with them, or a larger task.datamodule.depth"
             )
         self._held: dict[int, RankingBatch] = {}
         self.fit_batch = self.tensors(self.fit_groups)
@@ -97,7 +100,11 @@ class RankingData(L.LightningDataModule):
             mine = np.flatnonzero(log.part_E[event] == part)
             for rows in np.split(mine, range(512, len(mine), 512)):
                 proposal_NK[rows] = (query_ND[rows] @ vector_ID.T).topk(depth, dim=1).indices.numpy()
-        return retrieved(log, proposal_NK, event, negatives=negatives, seed=self.seed)
+        groups = retrieved(log, proposal_NK, event, negatives=negatives, seed=self.seed)
+        logger.info(
+            "groups: %s of %s liked events, those whose item stands among %s retrieved", f"{len(groups.now_G):,}", f"{len(event):,}", depth
+        )
+        return groups
 
     def vectors(self, part: int) -> Tensor:
         """Retrieval vectors (I, D) as they stood before `part` began (for the training part: as it ended)."""
@@ -155,10 +162,11 @@ class RankingData(L.LightningDataModule):
         """The groups of the test part as one batch: its number, for `held`."""
         return whole_part(TEST, there=True)
 
-    def held(self, part: int) -> RankingBatch:
-        """All groups to choose by (VALIDATION) or to test on (TEST), with their features."""
+    def held(self, part: int, device: torch.device) -> RankingBatch:
+        """All groups to choose by (VALIDATION) or to test on (TEST), with their features, on `device`."""
         if part not in self._held:
-            self._held[part] = self.tensors({VALIDATION: self.choose_groups, TEST: self.test_groups}[part])
+            groups = self.tensors({VALIDATION: self.choose_groups, TEST: self.test_groups}[part])
+            self._held[part] = RankingBatch(*(column.to(device) for column in groups))
         return self._held[part]
 
     def transfer_batch_to_device(self, batch: NamedTuple, device: torch.device, dataloader_idx: int) -> NamedTuple:

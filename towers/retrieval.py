@@ -5,6 +5,7 @@ Shapes: B rows · L history length · D width · M distinct candidates · R dist
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pytorch_lightning as L
@@ -69,8 +70,11 @@ class RetrievalTask(L.LightningModule):
         self.dense_optimizer = dense_optimizer
         self.history_length = data.history_length
         self.seed = data.seed
-        self.item_id = nn.Embedding(len(catalogue.item_ids), width)
+        self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
         nn.init.normal_(self.item_id.weight, std=table_std)
+        met_I = np.bincount(data.train_log.item_row_E, minlength=len(catalogue.item_ids)) > 0
+        with torch.no_grad():  # an item that no training event is of starts as its content alone
+            self.item_id.weight[torch.as_tensor(~met_I)] = 0.0
         self.half_lives_days = tuple(popularity_half_lives_days)
         priors = len(self.half_lives_days)
         self.item_tower = item_tower(width=width, features=catalogue.feature_IF.shape[1], priors=priors)
@@ -78,7 +82,8 @@ class RetrievalTask(L.LightningModule):
         self.train_log = data.train_log
         self.clocks: tuple[ItemClock, ...] = ()
         count_I = log.item_count()
-        self.negatives = negatives(count_I=count_I, batch_size=data.batch_size)
+        self.make_negatives = partial(negatives, count_I=count_I)
+        self.negatives = self.make_negatives(batch_size=data.batch_size)
         self.register_buffer("feature_IF", torch.as_tensor(catalogue.feature_IF), persistent=False)
         self.register_buffer("count_I", torch.as_tensor(count_I), persistent=False)
         self.rankings: dict[str, Ranking] = {}
@@ -96,8 +101,10 @@ class RetrievalTask(L.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """The clocks of the training part, where the model now is."""
+        """The clocks of the training part, where the model now is; and negatives that know how many batches are joined."""
         self.clocks = self.clocks_of(self.train_log)
+        if self.trainer.world_size > 1:
+            self.negatives = self.make_negatives(batch_size=self.trainer.datamodule.batch_size * self.trainer.world_size)
 
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
@@ -216,11 +223,15 @@ class RetrievalTask(L.LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
         self.epoch_loss = torch.zeros((), device=self.device)
         self.epoch_rows = 0
-        self.epoch_start = time.perf_counter()
+        self.epoch_start, self.epoch_end = time.perf_counter(), None
+
+    def on_validation_start(self) -> None:
+        """What comes now is not training."""
+        self.epoch_end = time.perf_counter()
 
     def pairs_per_second(self) -> float:
-        """Rows of this epoch so far by its seconds so far."""
-        return self.epoch_rows * self.trainer.world_size / max(time.perf_counter() - self.epoch_start, 1e-9)
+        """Rows of this epoch so far by its seconds of training so far."""
+        return self.epoch_rows * self.trainer.world_size / max((self.epoch_end or time.perf_counter()) - self.epoch_start, 1e-9)
 
     def on_train_epoch_end(self) -> None:
         """Mean loss and speed of the epoch."""

@@ -7,6 +7,7 @@ numbers), recipe.npz (the content recipe), state.pt (weights, for a warm start).
 
 import hashlib
 import json
+import pickle
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,23 @@ def load_script(path: Path) -> torch.jit.ScriptModule:
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise SavedModelError(f"{path} cannot be read as TorchScript ({str(error).splitlines()[0]}); train the run again") from error
+
+
+def read_state(path: Path) -> dict:
+    """The weights in a model folder's `state.pt`. Raises SavedModelError where the file is missing, cut short or altered."""
+    return _read(path, "give another model folder, or train that run again", weights_only=True)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises SavedModelError where a run cannot be resumed from `path`: missing, cut short or altered."""
+    _read(path, "resume from another (best.ckpt lies beside last.ckpt), or start the run anew", weights_only=False)
+
+
+def _read(path: Path, remedy: str, *, weights_only: bool) -> dict:
+    try:
+        return torch.load(path, weights_only=weights_only, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise SavedModelError(f"{path} cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def meaning(log: Log) -> dict:

@@ -167,7 +167,7 @@ class IdUserTower(nn.Module):
         super().__init__()
         self.taste = width - priors
         self.prior = nn.Parameter(torch.full((priors,), 0.1 / PRIOR_SCALE / max(priors, 1)))
-        self.table = nn.Embedding(users, width)
+        self.table = nn.Embedding(users, width, sparse=True)
         nn.init.normal_(self.table.weight, std=std)
         self.norm = norm
 

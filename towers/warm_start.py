@@ -7,7 +7,7 @@ import torch
 
 from data.datamodule import RetrievalData
 from towers.retrieval import RetrievalTask
-from towers.saved import meaning, read_meaning
+from towers.saved import meaning, read_meaning, read_state
 
 
 def start_warm(task: RetrievalTask, data: RetrievalData, folder: Path) -> str:
@@ -17,10 +17,10 @@ def start_warm(task: RetrievalTask, data: RetrievalData, folder: Path) -> str:
     their directions change with the corpus); other parameters are copied where the shapes agree.
 
     Raises:
-        SavedModelError: `folder` is no model folder of a retrieval run.
+        SavedModelError: `folder` is no model folder of a retrieval run, or its weights cannot be read.
     """
     then, now = read_meaning(folder, "retrieval"), meaning(data.log)
-    old = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    old = read_state(folder / "state.pt")
     new = task.state_dict()
     moved, fresh = 0, []
     pairs = {"item_id.weight": (then["item_ids"], now["item_ids"], 0)}

@@ -54,7 +54,8 @@ def read_csv_layout(path: str | Path | None = None, *, url: str = ARCHIVE_URL, t
         kept = tags if tags_before_ms is None else tags.filter(at < tags_before_ms)
         report = {"tags_read": len(tags), "tags_left_out": len(tags) - len(kept)}
         items = items.join(_tags_by_item(kept), on="item_id", how="left", maintain_order="left")
-    return check(_events(ratings, folder / "ratings.csv"), items, source=str(folder), report=report)
+    sources = {"events": str(folder / "ratings.csv"), "items": str(folder / "movies.csv")}
+    return check(_events(ratings, folder / "ratings.csv"), items, source=str(folder), sources=sources, report=report)
 
 
 def read_dat_layout(path: str | Path | None, *, folder: str = "movietweetings-100k", encoding: str = "utf-8") -> Tables:
@@ -72,7 +73,8 @@ def read_dat_layout(path: str | Path | None, *, folder: str = "movietweetings-10
     there = _folder(Path(path), "ratings.dat", folder)
     ratings = _dat(there / "ratings.dat", ["userId", "movieId", "rating", "timestamp"], encoding)
     movies = _dat(there / "movies.dat", ["movieId", "title", "genres"], encoding)
-    return check(_events(ratings, there / "ratings.dat"), _items(movies, there / "movies.dat"), source=str(there))
+    sources = {"events": str(there / "ratings.dat"), "items": str(there / "movies.dat")}
+    return check(_events(ratings, there / "ratings.dat"), _items(movies, there / "movies.dat"), source=str(there), sources=sources)
 
 
 def _folder(path: Path, file: str, name: str) -> Path:

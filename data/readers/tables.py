@@ -95,6 +95,7 @@ def read(
         if impressions is None
         else _table(impressions, "impressions", schema.IMPRESSIONS, ColumnMap("impression_columns", impression_columns), how, report),
         source=str(events),
+        sources={name: str(path) for name, path in (("items", items), ("users", users), ("impressions", impressions)) if path is not None},
         report=report,
     )
     time = tables.events["timestamp"]
