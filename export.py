@@ -5,6 +5,9 @@ import logging
 import os
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,17 +18,17 @@ import hydra
 import mlflow
 import numpy as np
 import polars as pl
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data.features import HOUR_MS, MOMENT, NUMBERS
 from data.log import Log
 from serve import contract, release
+from serve.contract import MAX_HISTORY
 from serve.local_triton import start
 from serve.recommender import Recommender
-from serve.triton import add_version
-from towers.saved import SavedModelError, SavedRetrieval, load_script, read_meaning, rows_digest
+from serve.triton import PYTHON, add_version
+from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
 
@@ -68,7 +71,10 @@ def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days:
     (staging / "vocabulary.json").write_text(json.dumps(words))
     clock = log.clock(half_life_days=half_life_days).latest()
     np.savez(staging / "clock.npz", **{name: getattr(clock, name) for name in clock.__slots__})
-    histories(log, saved.history_length).write_parquet(staging / "histories.parquet")
+    events_U = np.diff(log.offset_U1)
+    if longer := int((events_U > MAX_HISTORY).sum()):
+        logger.warning("%s users have more than %s events: what lies before may be recommended to them again", longer, MAX_HISTORY)
+    histories(log, MAX_HISTORY).write_parquet(staging / "histories.parquet")
 
 
 def histories(log: Log, length: int) -> pl.DataFrame:
@@ -87,28 +93,20 @@ def histories(log: Log, length: int) -> pl.DataFrame:
     return events.group_by("user_id", maintain_order=True).agg("item_id", "event_type", "rating", "timestamp")
 
 
-@torch.no_grad()
-def golden_tensors(log: Log, saved: SavedRetrieval, ranker: torch.jit.ScriptModule, count: int) -> dict[str, np.ndarray]:
-    """Inputs of every model and what the trained modules answered to them, in process."""
-    rng = np.random.default_rng(0)
-    B, L, K, D = count, saved.history_length, 32, saved.width
-    row_BL = torch.as_tensor(rng.integers(0, len(saved.row_IW), (B, L)))
-    code = torch.as_tensor(rng.integers(1, 7, (B, L)) * (np.arange(L) >= np.arange(B)[:, None]))
-    age = torch.as_tensor(rng.integers(0, 1_000_000, (B, L)))
-    moment = torch.as_tensor(rng.integers(0, log.vocabulary.sizes, (B, len(MOMENT))))
-    history = saved.row_IW[row_BL, :D]
-    query = saved.user_tower(history, code, age, moment)
-    candidate = saved.row_IW[torch.as_tensor(rng.integers(0, len(saved.row_IW), (B, K))), :D]
-    number = torch.as_tensor(rng.random((B, K, len(NUMBERS)), np.float32))
-    feature = torch.as_tensor(log.catalogue.feature_IF[:B])
-    tensors = {
-        "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
-        "user_tower/query__0": query,
-        "item_tower/feature": feature, "item_tower/row__0": saved.item_tower(feature),
-        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
-        "ranker/value__0": ranker(query, moment, candidate, number),
-    }  # fmt: skip
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:
+    """Inputs of every model, and what the trained modules answered to them before they were scripted, as the runs recorded it.
+
+    Raises:
+        SavedModelError: a record is missing or cannot be read.
+    """
+    tensors = {}
+    for folder in folders:
+        try:
+            with np.load(folder / "golden.npz") as recorded:
+                tensors |= {name: recorded[name] for name in recorded.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise SavedModelError(f"{folder / 'golden.npz'} cannot be read ({error}); train the run again") from error
+    return tensors
 
 
 def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
@@ -166,27 +164,41 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
         contract.item_tower(saved.width, log.catalogue.feature_IF.shape[1]): retrieval / "item_tower.pt",
         contract.ranker(saved.width, *sizes): ranking / "ranker.pt",
     }
+    backend = instantiate(cfg.backend)
     for spec, path in specs.items():
-        add_version(staging / "triton", spec, 1, path, backend=instantiate(cfg.backend), threads=cfg.threads, instances=cfg.instances)
+        add_version(staging / "triton", spec, 1, path, backend=backend, threads=cfg.threads, instances=cfg.instances)
     write_tables(staging, log, saved, ranks["clock_half_life_days"])
     instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
-    golden = golden_tensors(log, saved, load_script(ranking / "ranker.pt"), cfg.golden_requests)
-    np.savez(staging / "golden.npz", **golden)
+    np.savez(staging / "golden.npz", **golden_tensors(retrieval, ranking))
     (staging / "golden.json").write_text("[]")
     manifest = {
         "version": cfg.version, "runs": {"retrieval": str(retrieval.parent.name), "ranker": str(ranking.parent.name)},
         "width": saved.width, "history_length": saved.history_length,
-        "liked_from": saved.liked_from if np.isfinite(saved.liked_from) else None, "backend": instantiate(cfg.backend).name,
+        "liked_from": saved.liked_from if np.isfinite(saved.liked_from) else None, "backend": backend.name,
         "item_count": len(log.catalogue.item_ids), "feature_count": log.catalogue.feature_IF.shape[1],
         "numbers": list(NUMBERS), "heads": ranks["heads"], "relevance_head": 0,
     }  # fmt: skip
     release.seal(staging, manifest)
-    with start(staging / "triton", log_path=Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir) / "triton.log",
-               models=tuple(spec.name for spec in specs)) as server:  # fmt: skip
-        recommender = Recommender.load(staging, server.grpc_url)
+    with running(cfg, staging, specs) as url:
+        recommender = Recommender.load(staging, url)
         (staging / "golden.json").write_text(json.dumps(golden_answers(recommender, log, cfg.golden_requests)))
         release.seal(staging, manifest)
         recommender.close()
+
+
+@contextmanager
+def running(cfg: DictConfig, staging: Path, specs: dict[contract.ModelSpec, Path]) -> Iterator[str]:
+    """A local Triton that answers with the staged models, by its gRPC address. It has the Python backend alone: models staged for another
+    are asked through that one, from the same `model.pt`."""
+    output = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    with tempfile.TemporaryDirectory(prefix=".triton-", dir=staging.parent) as folder:
+        repository = staging / "triton"
+        if instantiate(cfg.backend) != PYTHON:
+            repository = Path(folder)
+            for spec, path in specs.items():
+                add_version(repository, spec, 1, path, backend=PYTHON, threads=cfg.threads, instances=cfg.instances)
+        with start(repository, log_path=output / "triton.log", models=tuple(spec.name for spec in specs)) as server:
+            yield server.grpc_url
 
 
 if __name__ == "__main__":

@@ -237,7 +237,9 @@ def check(
     counts: dict[str, int] = dict(report or {})
     of = dict.fromkeys(("events", "items", "users", "impressions"), source) | dict(sources or {})
     events = check_table(events, EVENTS, table="events", source=of["events"])
-    log = empty(IMPRESSIONS) if impressions is None else check_table(impressions, IMPRESSIONS, table="impressions", source=of["impressions"])
+    log = (
+        empty(IMPRESSIONS) if impressions is None else check_table(impressions, IMPRESSIONS, table="impressions", source=of["impressions"])
+    )
     items = _or_ids(items, ITEMS, "item_id", "items", [events, log], of["items"])
     users = _or_ids(users, USERS, "user_id", "users", [events, log], of["users"])
     counts["events_read"] = len(events)

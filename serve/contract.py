@@ -12,6 +12,8 @@ CONTEXTS = ("homepage", "item", "continue", "search-empty")
 MAX_COUNT = 200
 MAX_ID_BYTES = 256
 MAX_BATCH = 64
+MAX_HISTORY = 5_000
+"""Events kept of each user: how far back "already watched" looks. The models read the newest of them."""
 
 
 @dataclass(frozen=True, slots=True)

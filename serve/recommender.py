@@ -19,6 +19,7 @@ from typing import Self
 
 import numpy as np
 
+from data.features import HOUR_MS
 from serve import explain, filters, golden
 from serve.contract import Candidates, History, Recommendation, Request, Slate, UserFields
 from serve.limits import check, check_count
@@ -139,6 +140,8 @@ class Recommender:
         tally = tally or Tally()
         item_row = None if request.item_id is None else self._row(request.item_id)
         who, unknown = person(self.release, request, history, fields)
+        # a release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday, not another popularity
+        who = replace(who, now=max(who.now, self.last_hour * HOUR_MS))
         tally.drop({"event of an unknown item": unknown})
         before = dict(tally.dropped)
         try:
@@ -199,9 +202,12 @@ class Recommender:
             row_N = near_BK[0][(near_BK[0] >= 0) & (near_BK[0] != item_row)][:count]
         vector_ND = self.release.items[np.append(row_N, item_row), width:].astype(np.float32)
         vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
+        cosine_N = vector_ND[:-1] @ vector_ND[-1]
+        order_N = np.argsort(-cosine_N, kind="stable")  # vectors need not be of one length, and the index goes by the inner product
+        row_N, cosine_N = row_N[order_N], cosine_N[order_N]
         shown = Candidates(row_N, np.zeros(len(row_N), np.int64))
         said = self._say(shown, explain.no_causes(len(row_N)), item_row, nobody=True)
-        return self._slate(uuid.uuid4().hex, shown, (vector_ND[:-1] @ vector_ND[-1]).tolist(), said, "similar", tally)
+        return self._slate(uuid.uuid4().hex, shown, cosine_N.tolist(), said, "similar", tally)
 
     def close(self) -> None:
         """Let go of the threads and the connection. The store belongs to whoever opened it."""

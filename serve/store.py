@@ -22,7 +22,7 @@ import polars as pl
 
 from data.features import EVENT_TYPE_CODE
 from data.schema import EVENTS, USERS, check_table
-from serve.contract import MAX_ID_BYTES, History, UserFields
+from serve.contract import MAX_HISTORY, MAX_ID_BYTES, History, UserFields
 from serve.histories import NOTHING, Seen, StoreError, pack, read_histories, read_parquet, remembered, union, unpack
 
 __all__ = ["Event", "SqliteStore", "StoreError"]
@@ -91,7 +91,7 @@ class SqliteStore:
     `history_length` is how many events a history keeps. A new value takes effect for everyone at the next `load_histories`.
     """
 
-    def __init__(self, path: Path | str, *, history_length: int = 200) -> None:
+    def __init__(self, path: Path | str, *, history_length: int = MAX_HISTORY) -> None:
         """Open or create the file.
 
         Raises:

@@ -33,7 +33,9 @@ def test_popularity_and_rating_are_those_of_the_events_before_the_hour(events, i
 
 
 def test_events_of_the_same_hour_are_not_seen():
-    frame = pl.DataFrame({"item_row": [0, 0], "timestamp": [5 * HOUR_MS, 5 * HOUR_MS + HOUR_MS - 1], "rating": [1.0, 5.0], "liked": [True, True]})
+    frame = pl.DataFrame(
+        {"item_row": [0, 0], "timestamp": [5 * HOUR_MS, 5 * HOUR_MS + HOUR_MS - 1], "rating": [1.0, 5.0], "liked": [True, True]}
+    )
     popularity, _ = item_clock(frame, half_life_days=1, prior_rating=3.0).before(np.array([0, 0]), np.array([5, 6]))
     assert popularity[0] == 0 and popularity[1] == pytest.approx(2 * 0.5 ** (1 / 24))
 

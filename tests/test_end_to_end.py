@@ -15,6 +15,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from data.features import HOUR_MS
 from serve.contract import MAX_BATCH
@@ -93,13 +95,14 @@ def test_the_running_server_answers_as_the_trained_modules_did(trained, served):
 
 def test_nothing_seen_is_recommended_and_every_item_has_a_title_a_score_and_a_reason(trained, served):
     release = Release.open(trained / "releases" / "current")
-    views = 1
-    for user in busiest(release).head(5).iter_rows(named=True):
+    log = instantiate(OmegaConf.load((trained / "models" / "world_two_tower").resolve().parent / "config.yaml").data).events
+    did = log.filter(pl.col("event_type") != "view").group_by("user_id").agg("item_id").sort(pl.col("item_id").list.len(), descending=True)
+    assert did["item_id"].list.len().max() > release.manifest.history_length, "nobody did more than the models read; take a busier world"
+    for user in did.head(5).iter_rows(named=True):
         answer = ask(served, f"/v1/recommendations?user_id={user['user_id']}&count=20")
         assert answer["model_version"] == "first" and answer["answered_by"] == "personalised"
         ids = [item["item_id"] for item in answer["recommendations"]]
-        seen = {item for item, kind in zip(user["item_id"], user["event_type"], strict=True) if kind != views}
-        assert len(set(ids)) == len(ids) == 20 and not set(ids) & seen
+        assert len(set(ids)) == len(ids) == 20 and not set(ids) & set(user["item_id"])
         assert all(item["title"] and item["reason"] and item["row"] and 0 < item["score"] < 1 for item in answer["recommendations"])
 
 
@@ -151,6 +154,30 @@ def test_a_release_that_would_not_answer_as_its_model_is_not_published(trained):
     assert sorted(path.name for path in (trained / "releases").iterdir() if path.is_dir() and not path.is_symlink()) == ["first", "second"]
 
 
+def test_a_twin_that_answers_otherwise_than_what_was_trained_is_not_published(trained):
+    """A user tower scripted from other weights: a whole file, and still refused by what the trained module once answered."""
+    tower = (trained / "models" / "world_two_tower").resolve() / "user_tower.pt"
+    good = tower.read_bytes()
+    try:
+        other = torch.jit.load(str(tower))
+        for parameter in other.parameters():
+            parameter.data.mul_(1.01)
+        other.save(str(tower))
+        done = run(trained, str(ROOT / "export.py"), "version=other", check=False)
+    finally:
+        tower.write_bytes(good)
+    assert done.returncode and "user_tower" in done.stdout + done.stderr and "query__0" in done.stdout + done.stderr
+    assert os.readlink(trained / "releases" / "current") == "first"
+
+
+def test_a_release_for_nvidias_container_is_held_against_the_same_models(trained):
+    run(trained, str(ROOT / "export.py"), "version=pytorch", "backend.path=serve.triton.PYTORCH")
+    repository = trained / "releases" / "pytorch" / "triton"
+    assert 'backend: "pytorch"' in (repository / "user_tower" / "config.pbtxt").read_text()
+    assert not list(repository.rglob("model.py")) and len(list(repository.rglob("model.pt"))) == 3
+    run(trained, "-m", "serve", "release", "rollback")
+
+
 def test_a_ranker_of_another_retrieval_is_refused(trained):
     rows = (trained / "models" / "world_two_tower").resolve() / "rows.npy"
     good = rows.read_bytes()
@@ -178,6 +205,37 @@ def test_everything_about_a_run_is_in_mlflow(trained):
     lists = pl.read_parquet(next((trained / "runs").glob("*two_tower/test_topk.parquet")))
     assert lists.columns == ["user_id", "item_ids", "scores"] and lists["item_ids"].list.len().max() == 100
     assert lists["scores"].list.diff().list.max().max() <= 0
+
+
+def test_your_own_data_goes_the_whole_way_as_the_readme_says(tmp_path):
+    """Two CSV files under other names than ours: both runs, and a release."""
+    rng = np.random.default_rng(0)
+    taste = rng.integers(0, 4, 120)
+    rows = [
+        (f"v{u}", f"s{4 * rng.integers(0, 15) + taste[u]}", 1_700_000_000 + 60 * n) for n in range(2400) for u in [rng.integers(0, 120)]
+    ]
+    (tmp_path / "log.csv").write_text("visitor,sku,at\n" + "".join(f"{user},{item},{at}\n" for user, item, at in rows))
+    (tmp_path / "films.csv").write_text("sku,name,genres\n" + "".join(f"s{i},Film {i},{'abcd'[i % 4]}|all\n" for i in range(60)))
+    own = [
+        "data=tables", "data.events=log.csv", "data.columns.user_id=visitor", "data.columns.item_id=sku", "data.columns.timestamp=at",
+        "data.timestamp_unit=s", "data.items=films.csv", "data.item_columns.item_id=sku", "data.item_columns.title=name",
+        "data.item_columns.genres=genres", "trainer.trainer.max_epochs=3",
+    ]  # fmt: skip
+    run(tmp_path, str(ROOT / "train.py"), "task=two_tower", "name=mine", *own, "task.batch_size=128")
+    run(tmp_path, str(ROOT / "train.py"), "task=ranker", "task.retrieval=models/mine", "name=mine_ranker", *own)
+    run(tmp_path, str(ROOT / "export.py"), "retrieval=models/mine", "ranker=models/mine_ranker", "version=mine")
+    assert os.readlink(tmp_path / "releases" / "current") == "mine"
+
+
+def test_two_processes_under_lightnings_ddp_learn_what_one_learns_on_the_joined_batches(tmp_path):
+    plain = ["trainer.trainer.accelerator=cpu", "trainer.trainer.max_epochs=2", "trainer.patience=9", "task.module.item_tower.id_dropout=0"]
+    plain += ["task.module.item_tower.dropout=0", "task.module.user_tower.dropout=0"]
+    both = ["trainer.trainer.devices=2", "trainer.trainer.strategy=ddp", "task.batch_size=64"]
+    for name, how in (("one", ["task.batch_size=128"]), ("two", both)):
+        run(tmp_path, str(ROOT / "train.py"), "experiment=world_two_tower", *WORLD, *plain, *how, f"name={name}")
+    one, two = (np.load(tmp_path / "models" / name / "rows.npy").astype(np.float32) for name in ("one", "two"))
+    assert one.std() > 0.05  # something was learnt
+    np.testing.assert_allclose(one, two, atol=2e-2)
 
 
 def test_a_config_key_that_does_not_exist_is_hydras_error(tmp_path):

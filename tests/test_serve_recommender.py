@@ -96,6 +96,12 @@ def test_the_score_is_the_relevance_head_of_the_ranker_on_the_query_of_the_user(
         assert shown.score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
 
 
+def test_a_time_before_the_logs_end_is_another_hour_and_not_another_popularity(recommender):
+    end = recommender.last_hour * 3_600_000
+    now, then = (recommender.recommend(Request("u7", end - days * 86_400_000, count=20)) for days in (0, 7))
+    assert ids(now) == ids(then) and [one.score for one in now.recommendations] == [one.score for one in then.recommendations]
+
+
 def test_an_event_changes_the_very_next_answer(recommender):
     before = recommender.recommend(Request("newcomer", NOW, count=5))
     assert before.answered_by == "popular"

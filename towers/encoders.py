@@ -29,7 +29,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = float(dropout)
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -37,9 +37,9 @@ class AttentionBlock(nn.Module):
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(float(dropout)),
             nn.Linear(4 * width, width),
-            nn.Dropout(dropout),
+            nn.Dropout(float(dropout)),
         )
 
     def forward(self, x_BLD: Tensor, see_B1LL: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ class InBatchOfTheHour:
             ValueError: the model has no popularity columns, which are this q.
         """
         if not prior_MP.shape[1]:
-            raise ValueError("InBatchOfTheHour takes its q from popularity columns; give task.module.popularity_half_lives_days at least one")
+            raise ValueError(
+                "InBatchOfTheHour takes its q from popularity columns; give task.module.popularity_half_lives_days at least one"
+            )
         return prior_MP.mean(1) / PRIOR_SCALE
 
 

@@ -28,7 +28,9 @@ class Ranker(nn.Module):
         self.candidate = nn.Linear(width, hidden)
         self.cross = nn.Linear(width, hidden, bias=False)
         self.number = nn.Linear(len(number_mean), hidden, bias=False)
-        self.trunk = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(dropout))
+        self.trunk = nn.Sequential(
+            nn.GELU(), nn.Dropout(float(dropout)), nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(float(dropout))
+        )
         self.head = nn.Linear(hidden // 2, len(HEADS))
         nn.init.normal_(self.head.weight, std=0.01)
         self.skip = nn.Linear(len(number_mean), len(HEADS), bias=False)

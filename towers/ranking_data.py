@@ -25,6 +25,7 @@ from towers.saved import SavedRetrieval
 
 logger = logging.getLogger(__name__)
 
+
 class RankingBatch(NamedTuple):
     """B groups: query (B, D), moment (B, C), item rows (B, K), numbers (B, K, X), labels (B, K, 3; NaN unknown), weights (B, K; 0 pads)."""
 

@@ -241,6 +241,6 @@ class RetrievalTask(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
         tables = [self.item_id.weight, *self.user_tower.tables()]
-        dense = [p for p in self.parameters() if p.numel() and not any(p is table for table in tables)]
+        dense = [p for p in self.parameters() if p.requires_grad and not any(p is table for table in tables)]
         rows = RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)
         return TablesAndDense([rows, self.dense_optimizer(dense)]) if dense else rows

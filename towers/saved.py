@@ -1,8 +1,8 @@
 """What a retrieval run leaves behind: a folder that the ranker learns from and that `export.py` publishes.
 
-user_tower.pt, item_tower.pt (TorchScript), rows.npy (I, 2 D float16: input half, vector half, just after
-the training part), meaning.json (ids and words behind the
-numbers), recipe.npz (the content recipe), state.pt (weights, for a warm start). TorchScript and arrays only: nothing is unpickled.
+user_tower.pt, item_tower.pt (TorchScript), rows.npy (I, 2 D float16: input half, vector half, just after the training part), golden.npz
+(random inputs and what the trained modules answered, before any scripting), meaning.json (ids and words behind the numbers), recipe.npz
+(the content recipe), state.pt (weights, for a warm start). TorchScript and arrays only: nothing is unpickled.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data.datamodule import RetrievalData
-from data.features import NUMBERS, MomentVocabulary, Vocabulary
+from data.features import EVENT_CODES, NUMBERS, MomentVocabulary, Vocabulary
 from data.log import Log, hour_after, popularity_clocks
 from towers.ranker import HEADS
 from towers.retrieval import RetrievalTask
@@ -85,7 +85,9 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
     task = task.eval().cpu()
     script(task.user_tower, folder / "user_tower.pt")
     script(task.item_tower, folder / "item_tower.pt")
-    np.save(folder / "rows.npy", task.item_rows(data.train_log).numpy().astype(np.float16))
+    rows = task.item_rows(data.train_log).numpy().astype(np.float16)
+    np.save(folder / "rows.npy", rows)
+    np.savez(folder / "golden.npz", **golden_towers(task, data.log, rows))
     torch.save(task.state_dict(), folder / "state.pt")
     recipe = asdict(data.log.catalogue.recipe)
     np.savez(
@@ -180,10 +182,47 @@ def read_meaning(folder: Path, kind: str) -> dict:
     return facts
 
 
+GOLDEN_ROWS, GOLDEN_CANDIDATES = 8, 32
+
+
+@torch.no_grad()
+def golden_towers(task: RetrievalTask, log: Log, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Inputs of both towers, histories of several lengths among them, and the answers of the modules as they were trained."""
+    rng = np.random.default_rng(0)
+    B, L = GOLDEN_ROWS, max(task.history_length, 1)
+    history = torch.as_tensor(rows[rng.integers(0, len(rows), (B, L)), : task.width])
+    code = torch.as_tensor(rng.integers(1, EVENT_CODES, (B, L)) * (np.arange(L) >= np.arange(B)[:, None] * L // B))
+    age = torch.as_tensor(rng.integers(0, 1_000_000, (B, L)))
+    moment = torch.as_tensor(rng.integers(0, log.vocabulary.sizes, (B, len(log.vocabulary.sizes))))
+    feature = torch.as_tensor(log.catalogue.feature_IF[:B])
+    tensors = {
+        "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
+        "user_tower/query__0": task.user_tower(history, code, age, moment),
+        "item_tower/feature": feature, "item_tower/row__0": task.item_tower(feature),
+    }  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def golden_ranker(task, data) -> dict[str, np.ndarray]:
+    """Inputs of the ranker, and the answers of the module as it was trained."""
+    rng = np.random.default_rng(0)
+    rows, sizes = data.model.row_IW, data.log.vocabulary.sizes
+    query = torch.as_tensor(rng.standard_normal((GOLDEN_ROWS, data.model.width), np.float32) / np.float32(data.model.width**0.5))
+    moment = torch.as_tensor(rng.integers(0, sizes, (GOLDEN_ROWS, len(sizes))))
+    candidate = rows[torch.as_tensor(rng.integers(0, len(rows), (GOLDEN_ROWS, GOLDEN_CANDIDATES))), : data.model.width]
+    number = torch.as_tensor(rng.random((GOLDEN_ROWS, GOLDEN_CANDIDATES, len(NUMBERS)), np.float32))
+    value = task.ranker(query, moment, candidate, number)
+    names = ("query", "moment", "candidate", "number", "value__0")
+    return {f"ranker/{name}": tensor.numpy() for name, tensor in zip(names, (query, moment, candidate, number, value), strict=True)}
+
+
 def save_ranker(task, data, folder: Path) -> None:
-    """Write the folder of a trained ranker: ranker.pt, and in meaning.json the retrieval folder it ranks for."""
+    """Write the folder of a trained ranker: ranker.pt, golden.npz, and in meaning.json the retrieval folder it ranks for."""
     folder.mkdir(parents=True, exist_ok=True)
-    script(task.ranker.cpu(), folder / "ranker.pt")
+    task.ranker = task.ranker.cpu().eval()
+    script(task.ranker, folder / "ranker.pt")
+    np.savez(folder / "golden.npz", **golden_ranker(task, data))
     facts = {
         "kind": "ranking",
         "heads": list(HEADS),

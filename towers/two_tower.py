@@ -55,8 +55,8 @@ class ItemTower(nn.Module):
         super().__init__()
         self.width = width
         self.priors = priors
-        self.id_dropout = id_dropout
-        self.content = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.id_dropout = float(id_dropout)
+        self.content = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(float(dropout)), nn.Linear(hidden, width))
         nn.init.normal_(self.content[-1].weight, std=content_std)
         nn.init.zeros_(self.content[-1].bias)
         self.project = nn.Linear(width, width - priors)
@@ -110,12 +110,13 @@ class UserTower(nn.Module):
         for table in (self.event, self.age, *self.moment):
             nn.init.normal_(table.weight, std=0.02)
         self.encoder = encoder(width)
-        self.drop = nn.Dropout(dropout)
-        self.mix = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.drop = nn.Dropout(float(dropout))
+        self.mix = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(float(dropout)), nn.Linear(hidden, width))
         self.taste = width - priors
         self.prior = nn.Linear(2 * width, priors)
         nn.init.zeros_(self.prior.weight)
         nn.init.ones_(self.prior.bias)
+        self.prior.requires_grad_(priors > 0)  # of none there is nothing to learn, and DDP waits for every gradient that is announced
         self.prior_start = 0.1 / PRIOR_SCALE / max(priors, 1)  # at a temperature of 0.1 the popularities begin as a prior of power one
         self.norm = norm
 
@@ -166,7 +167,7 @@ class IdUserTower(nn.Module):
     def __init__(self, *, width: int, moment_sizes: tuple[int, ...], users: int, priors: int, norm: nn.Module, std: float = 0.1):
         super().__init__()
         self.taste = width - priors
-        self.prior = nn.Parameter(torch.full((priors,), 0.1 / PRIOR_SCALE / max(priors, 1)))
+        self.prior = nn.Parameter(torch.full((priors,), 0.1 / PRIOR_SCALE / max(priors, 1)), requires_grad=priors > 0)
         self.table = nn.Embedding(users, width, sparse=True)
         nn.init.normal_(self.table.weight, std=std)
         self.norm = norm
