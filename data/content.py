@@ -4,6 +4,7 @@ Columns, in order: genres (one each), the most frequent tags (one each), text of
 the given `content_embedding` where the items table has one, and `NUMERIC`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from data.features import Vocabulary, multi_hot
 from data.schema import SchemaError
 
-NUMERIC = ("year", "has_year", "log_duration", "has_duration", "maturity")
+SCALED = ("year", "popularity_score", "avg_rating")
+"""Numbers that are standardised by the items table itself, 0 where one is missing; beside each stands whether it is there."""
+NUMERIC = (*(f"{word}{name}" for name in SCALED for word in ("", "has_")), "log_duration", "has_duration", "maturity")
 _WORD = r"(?u)\b\w+\b"
 
 
 @dataclass(frozen=True, slots=True)
 class ContentRecipe:
-    """The fitted recipe. `component_TS` maps TF-IDF terms to text columns; `embedding_width` is 0 where none is given."""
+    """The fitted recipe. `component_TS` maps TF-IDF terms to text columns; `embedding_width` is 0 where none is given; `mean` and `std` are
+    those of `SCALED`."""
 
     genres: Vocabulary
     tags: Vocabulary
@@ -28,8 +32,8 @@ class ContentRecipe:
     idf_T: np.ndarray
     component_TS: np.ndarray
     embedding_width: int
-    year_mean: float
-    year_std: float
+    mean: Mapping[str, float]
+    std: Mapping[str, float]
 
     @property
     def width(self) -> int:
@@ -75,16 +79,22 @@ class ContentRecipe:
         return vector_IE / np.maximum(np.linalg.norm(vector_IE, axis=1, keepdims=True), 1e-12)
 
     def _numeric(self, items: pl.DataFrame) -> np.ndarray:
-        year = items["release_date"].dt.year().cast(pl.Float64)
         duration = items["duration_seconds"].cast(pl.Float64)
+        scaled = []
+        for name, number in _scaled(items).items():
+            scaled += [((number - self.mean[name]) / self.std[name]).fill_null(0.0), number.is_not_null()]
         columns = (
-            ((year - self.year_mean) / self.year_std).fill_null(0.0),
-            year.is_not_null(),
+            *scaled,
             (duration.log1p() / 10).fill_null(0.0),
             duration.is_not_null(),
             (items["maturity"].cast(pl.Float64) / 18).fill_null(0.0),
         )
         return np.stack([column.cast(pl.Float32).to_numpy() for column in columns], axis=1)
+
+
+def _scaled(items: pl.DataFrame) -> dict[str, pl.Series]:
+    year = items["release_date"].dt.year().cast(pl.Float64)
+    return {"year": year} | {name: items[name].cast(pl.Float64) for name in SCALED[1:]}
 
 
 def texts(items: pl.DataFrame) -> list[str]:
@@ -110,7 +120,6 @@ def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, s
             svd = TruncatedSVD(min(text_width, weight_IT.shape[1] - 1), random_state=seed).fit(weight_IT)
             term, idf_T, component_TS = tuple(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_.T.astype(np.float32)
     width = items["content_embedding"].list.len().max()
-    year = items["release_date"].dt.year().cast(pl.Float64)
     tag_counts = items["tags"].explode().drop_nulls().value_counts(sort=True).sort(["count", "tags"], descending=[True, False])
     return ContentRecipe(
         genres=Vocabulary.of(items["genres"].explode().drop_nulls().to_list()),
@@ -119,6 +128,6 @@ def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, s
         idf_T=idf_T,
         component_TS=component_TS,
         embedding_width=int(width or 0),
-        year_mean=float(year.mean() or 0.0),
-        year_std=max(float(year.std() or 1.0), 1.0),
+        mean={name: float(number.mean() or 0.0) for name, number in _scaled(items).items()},
+        std={name: float(number.std() or 1.0) for name, number in _scaled(items).items()},
     )

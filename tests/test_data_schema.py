@@ -157,3 +157,10 @@ def test_the_fingerprint_follows_the_values_and_not_how_the_frame_came_about():
     other = check(pl.DataFrame({**LOG, "timestamp": [1, 2, 4]}), source="here")
     order = check(pl.DataFrame(LOG).reverse(), source="here")
     assert len({whole.fingerprint(), other.fingerprint(), order.fingerprint()}) == 3
+
+
+def test_every_table_is_named_by_its_own_file():
+    events = pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_type": ["click"], "timestamp": [1]})
+    items = pl.DataFrame({"item_id": ["i", "i"]})
+    with pytest.raises(SchemaError, match=r"films\.csv: items, column 'item_id', row 0"):
+        check(events, items, source="log.csv", sources={"items": "films.csv"})

@@ -270,6 +270,8 @@ def test_a_killed_run_resumes_to_the_same_model(tmp_path):
     run(tmp_path, *command, f"resume={last}", "hydra.run.dir=resumed")
     whole, resumed = (torch.load(tmp_path / name / "model" / "state.pt", weights_only=True) for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # it went on in the killed run's folder, where the best epoch so far lies whichever it was
+    assert (tmp_path / "killed" / "checkpoints" / "best.ckpt").exists() and not (tmp_path / "resumed" / "checkpoints").exists()
 
 
 def test_the_hour_of_the_log_end_is_after_every_event(trained):

@@ -190,3 +190,18 @@ def test_beyond_accuracy_of_popularity_against_itself_has_no_serendipity():
     assert found["average_popularity_at_1"] == 3.0
     assert found["novelty_at_1"] == pytest.approx(-math.log2(4 / 9))
     assert found["exposure_gini_at_1"] == pytest.approx(2 / 3)
+
+
+def test_ranking_is_not_rounded_under_autocast():
+    """Scores a thousandth apart stay apart: bfloat16 has eight bits, and ties count against the target."""
+    item = torch.stack([torch.full((50,), 1.0), torch.linspace(0, 0.05, 50)], dim=1)
+    asked = (
+        torch.arange(2),
+        ItemLists(torch.tensor([0, 1, 2]), torch.tensor([49, 48])),
+        ItemLists(torch.tensor([0, 0, 0]), torch.tensor([])),
+    )
+    score = DotProduct(torch.ones(2, 2), item)
+    plain = rank(score, *asked, item_count=50, depth=10).rank_T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rank(score, *asked, item_count=50, depth=10).rank_T, plain)
+    assert plain.tolist() == [1, 2]

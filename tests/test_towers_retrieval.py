@@ -23,7 +23,7 @@ from towers.evaluation import ItemLists, per_user, rank
 from towers.losses import sampled_softmax
 from towers.negatives import InBatchNegatives, InBatchOfTheHour, WholeCatalogue, distinct
 from towers.retrieval import RetrievalTask
-from towers.saved import SavedModelError, SavedRetrieval, save_retrieval
+from towers.saved import SavedModelError, SavedRetrieval, check_checkpoint, save_retrieval
 from towers.two_tower import PRIOR_SCALE, IdItemTower, IdUserTower, ItemTower, UnitNorm, UserTower, prior
 from towers.warm_start import start_warm
 
@@ -268,3 +268,34 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch():
     for name, gradient in whole.items():
         torch.testing.assert_close(halves[0][name], gradient, atol=1e-6, rtol=1e-4)
         assert torch.equal(halves[0][name], halves[1][name])
+
+
+def test_an_item_without_a_training_event_is_its_content_alone():
+    _, log = small()
+    data = data_of(log)
+    met_I = np.bincount(data.train_log.item_row_E, minlength=len(log.catalogue.item_ids)) > 0
+    assert 0 < (~met_I).sum() < len(met_I)
+    task = task_of(data, negatives=InBatchNegatives)
+    trainer(max_epochs=1).fit(task, data)
+    task.eval()
+    by_content = task.item_tower(task.feature_IF).float()
+    rows = task.item_rows(data.train_log)
+    torch.testing.assert_close(rows[~met_I], by_content[~met_I], atol=2e-3, rtol=0)
+    assert (rows[met_I] - by_content[met_I]).abs().max() > 0.05
+
+
+def test_negatives_of_the_hour_need_popularity_columns():
+    with pytest.raises(ValueError, match="popularity_half_lives_days at least one"):
+        InBatchOfTheHour(count_I=np.ones(3), batch_size=2).log_q(torch.tensor([0, 1]), torch.zeros(2, 0))
+
+
+def test_a_checkpoint_cut_short_is_refused_by_name(tmp_path):
+    torch.save({"weights": torch.zeros(1000)}, tmp_path / "last.ckpt")
+    check_checkpoint(tmp_path / "last.ckpt")
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"nothing of the kind"):
+        (tmp_path / "last.ckpt").write_bytes(damaged)
+        with pytest.raises(SavedModelError, match=r"last\.ckpt cannot be read"):
+            check_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(SavedModelError, match="absent"):
+        check_checkpoint(tmp_path / "absent")

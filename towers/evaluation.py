@@ -291,3 +291,15 @@ def beyond_accuracy(
         f"average_popularity_at_{k}": float(metrics.average_popularity(top_Uk, train_count_I).mean()),
         f"exposure_gini_at_{k}": metrics.exposure_gini(top_Uk, len(train_count_I)),
     }
+
+
+def beside_popularity(ranking: Ranking, seen: ItemLists, k: int, *, train_count_I: Tensor, item_vector_ID: Tensor) -> dict[str, float]:
+    """`beyond_accuracy` of a ranking, what everybody expects being the popularity baseline's lists for the same users."""
+    popularity_I = train_count_I.float()
+    popular = rank(
+        lambda user_row_B: popularity_I.expand(len(user_row_B), -1), ranking.user_row_U, ranking.targets, seen,
+        item_count=len(train_count_I), depth=k,
+    )  # fmt: skip
+    return beyond_accuracy(
+        ranking, k, train_count_I=train_count_I, item_vector_ID=item_vector_ID, expected_item_row_UK=popular.top_item_row_UK
+    )

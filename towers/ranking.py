@@ -5,6 +5,7 @@ Shapes: B groups of a batch · K items per group · X numbers · H heads · D wi
 
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as L
@@ -14,10 +15,29 @@ from torch import Tensor, nn
 from data.features import PackedHistory, candidate_numbers
 from data.log import Log
 from data.split import TEST
-from towers.evaluation import ItemLists, Ranking, per_user, rank, slices, summary
+from towers.evaluation import ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
 from towers.losses import weighted_bce, weighted_squared_error
-from towers.metrics import auc, calibration_error, grouped_auc, log_loss
+from towers.metrics import auc, bootstrap_difference, calibration_error, grouped_auc, log_loss
 from towers.ranking_data import RankingBatch, RankingData, ask, history_at
+
+
+class Proposed(NamedTuple):
+    """What retrieval proposes for B test questions, best first: dot products and item rows (B, K), beside the questions themselves."""
+
+    question_B: np.ndarray
+    query_BD: Tensor
+    history: PackedHistory
+    dot_BK: Tensor
+    item_row_BK: Tensor
+
+
+Order = Callable[[Proposed], Tensor]
+"""Scores (B, K) of what was proposed."""
+
+
+def by_dot(proposed: Proposed) -> Tensor:
+    """Retrieval's own order."""
+    return proposed.dot_BK
 
 
 class RankingTask(L.LightningModule):
@@ -78,13 +98,21 @@ class RankingTask(L.LightningModule):
         batch = data.held(part, self.device)
         figures = self.judge(batch) if len(batch.query_BD) else {}
         if len(data.asked.user_row_Q):
-            reranked, alone = self.rerank(data), self.rerank(data, rank_by_dot=True)
+            reranked, alone = self.two_stages(data, self.by_ranker(data)), self.two_stages(data, by_dot)
             self.rankings["test"] = reranked
             self.test_user_row = torch.as_tensor(data.asked.user_row_Q)
             self.test_history_length = torch.as_tensor(np.diff(data.asked.seen_offset))
             figures |= summary(per_user(reranked, self.ks))
-            figures |= {f"retrieval_alone/{name}": float(value.mean()) for name, value in per_user(alone, self.ks).items()}
-            figures |= slices(reranked, self.ks, history_length_U=self.test_history_length, train_count_I=self.count_I.cpu())
+            mine, theirs = per_user(reranked, self.ks), per_user(alone, self.ks)
+            figures |= {f"retrieval_alone/{name}": float(value.mean()) for name, value in theirs.items()}
+            for name in (f"ndcg_at_{self.ks[1]}", f"recall_at_{self.ks[1]}"):
+                lead = bootstrap_difference(mine[name], theirs[name])
+                figures |= {f"lead_over_retrieval/{name}{end}": value for end, value in zip(("", "_low", "_high"), lead, strict=True)}
+            count_I, seen = self.count_I.cpu(), ItemLists(torch.as_tensor(data.asked.seen_offset), torch.as_tensor(data.asked.seen_row))
+            figures |= slices(reranked, self.ks, history_length_U=self.test_history_length, train_count_I=count_I)
+            content_IF = torch.as_tensor(data.log.catalogue.feature_IF)
+            content_IF = content_IF if float(content_IF.std(0).max()) > 0 else data.vectors(TEST)
+            figures |= beside_popularity(reranked, seen, min(self.ks), train_count_I=count_I, item_vector_ID=content_IF)
         self.log_dict({f"test/{name}": float(value) for name, value in figures.items()}, batch_size=1)
 
     def judge(self, batch: RankingBatch) -> dict[str, float]:
@@ -103,34 +131,40 @@ class RankingTask(L.LightningModule):
             "click_calibration_error": calibration_error(logit.sigmoid(), label),
         }
 
+    def by_ranker(self, data: RankingData) -> Order:
+        """The ranker's order of what was proposed for the test questions."""
+        asked, catalogue, ranker = data.asked, data.log.catalogue, self.ranker.cpu()
+        clock = asked.history.clock(half_life_days=data.half_life_days)
+
+        def order(proposed: Proposed) -> Tensor:
+            number_BKX = candidate_numbers(
+                dot_BK=proposed.dot_BK.nan_to_num(neginf=-1.0).numpy(), item_row_BK=proposed.item_row_BK.numpy(), history=proposed.history,
+                now_B=asked.now_Q[proposed.question_B], clock=clock, genre_IG=catalogue.genre_IG, release_day_I=catalogue.release_day_I,
+            )  # fmt: skip
+            candidate_BKD = data.model.row_IW[proposed.item_row_BK, : self.width]
+            moment_BC = torch.as_tensor(asked.moment_QC[proposed.question_B])
+            return ranker.logits(proposed.query_BD, moment_BC, candidate_BKD, torch.as_tensor(number_BKX))[..., 0]
+
+        return order
+
     @torch.no_grad()
-    def rerank(self, data: RankingData, *, rank_by_dot: bool = False) -> Ranking:
-        """Full ranking in two stages: retrieval proposes `depth` unseen items, the ranker orders them, everything else is out."""
-        asked, log = data.asked, data.log
-        ranker = self.ranker.cpu()
+    def two_stages(self, data: RankingData, order: Order) -> Ranking:
+        """Full ranking in two stages: retrieval proposes `depth` unseen items, `order` scores them, everything else is out."""
+        asked = data.asked
         history = history_at(asked.history, asked.start_Q, asked.end_Q, asked.now_Q, data.model.history_length)
         query_QD = ask(data.model, history, asked.moment_QC)
         seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
         targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
-        history_clock = asked.history.clock(half_life_days=data.half_life_days)
         seen_user, vector_ID = seen.user_index(), data.vectors(TEST)
 
-        def score(user_row_B: Tensor) -> Tensor:
-            rows = user_row_B.numpy()
-            score_BI = query_QD[user_row_B] @ vector_ID.T
-            mine = torch.isin(seen_user, user_row_B)
-            score_BI[seen_user[mine] - user_row_B[0], seen.item_row[mine]] = -torch.inf
-            best_BK, item_row_BK = score_BI.topk(min(data.depth, score_BI.shape[1]), dim=1)
-            if not rank_by_dot:
-                part = PackedHistory(*(array[rows] for array in history.arrays()))
-                number_BKX = candidate_numbers(
-                    dot_BK=best_BK.nan_to_num(neginf=-1.0).numpy(), item_row_BK=item_row_BK.numpy(), history=part, now_B=asked.now_Q[rows],
-                    clock=history_clock, genre_IG=log.catalogue.genre_IG, release_day_I=log.catalogue.release_day_I,
-                )  # fmt: skip
-                candidate_BKD = data.model.row_IW[item_row_BK, : self.width]
-                moment_BC = torch.as_tensor(asked.moment_QC[rows])
-                best_BK = ranker.logits(query_QD[user_row_B], moment_BC, candidate_BKD, torch.as_tensor(number_BKX))[..., 0]
-            return torch.full_like(score_BI, -torch.inf).scatter_(1, item_row_BK, best_BK)
+        def score(question_B: Tensor) -> Tensor:
+            score_BI = query_QD[question_B] @ vector_ID.T
+            mine = torch.isin(seen_user, question_B)
+            score_BI[seen_user[mine] - question_B[0], seen.item_row[mine]] = -torch.inf
+            dot_BK, item_row_BK = score_BI.topk(min(data.depth, score_BI.shape[1]), dim=1)
+            part = PackedHistory(*(array[question_B.numpy()] for array in history.arrays()))
+            ordered_BK = order(Proposed(question_B.numpy(), query_QD[question_B], part, dot_BK, item_row_BK))
+            return torch.full_like(score_BI, -torch.inf).scatter_(1, item_row_BK, ordered_BK.masked_fill(dot_BK.isneginf(), -torch.inf))
 
         everyone = torch.arange(len(query_QD))
         return rank(score, everyone, targets, seen, item_count=len(vector_ID), depth=max(*self.ks, 100), block_users=256)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.datamodule import RetrievalBatch, RetrievalData
 from data.features import HOUR_MS, ItemClock, pack
 from data.log import Log, Queries, hour_after, popularity_clocks
-from towers.evaluation import DotProduct, ItemLists, Ranking, beyond_accuracy, per_user, rank, slices, summary
+from towers.evaluation import DotProduct, ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
 from towers.losses import sampled_softmax
 from towers.negatives import Candidates, distinct
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
@@ -205,18 +205,12 @@ class RetrievalTask(L.LightningModule):
         self.test_user_row = torch.as_tensor(asked.user_row_Q)
         self.test_history_length = torch.as_tensor(np.diff(asked.seen_offset))
         seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
-        popular = rank(self._popular, ranking.user_row_U, ranking.targets, seen, item_count=len(self.count_I), depth=max(self.ks))
         content_IF = self.feature_IF if float(self.feature_IF.std(0).max()) > 0 else self.item_rows(asked.history)[:, self.width :]
         figures = summary(per_user(ranking, self.ks))
         figures |= slices(ranking, self.ks, history_length_U=self.test_history_length.to(self.device), train_count_I=self.count_I)
-        figures |= beyond_accuracy(
-            ranking, min(self.ks), train_count_I=self.count_I, item_vector_ID=content_IF, expected_item_row_UK=popular.top_item_row_UK
-        )
+        figures |= beside_popularity(ranking, seen, min(self.ks), train_count_I=self.count_I, item_vector_ID=content_IF)
         figures |= {"users": float(len(ranking.user_row_U)), "seen_targets": float(ranking.seen_target_count)}
         self.log_dict({f"test/{name}": value for name, value in figures.items()}, batch_size=1)
-
-    def _popular(self, user_row_B: Tensor) -> Tensor:
-        return self.count_I.float().expand(len(user_row_B), -1)
 
     def on_train_epoch_start(self) -> None:
         """What is random in an epoch depends on seed and epoch alone: a resumed run draws what it would have drawn."""

@@ -93,7 +93,7 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
     np.savez(
         folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_)
     )
-    numbers = {name: recipe[name] for name in ("embedding_width", "year_mean", "year_std")}
+    numbers = {name: recipe[name] for name in ("embedding_width", "mean", "std")}
     facts = {
         "kind": "retrieval",
         "width": task.width,
