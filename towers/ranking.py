@@ -124,9 +124,11 @@ class RankingTask(L.LightningModule):
         group = torch.arange(len(logit_BK), device=known.device)[:, None].expand_as(known)[known].cpu()
         if label.min() == label.max():
             return {"click_log_loss": log_loss(logit, label)}
-        return {
+        clicked = known & (batch.label_BKY[..., 0] > 0)
+        mixed = bool((clicked.any(1) & (known & ~clicked).any(1)).any())  # where every request showed one item, none has an order
+        within = {"click_gauc": grouped_auc(logit, label, group).value} if mixed else {}
+        return within | {
             "click_auc": auc(logit, label),
-            "click_gauc": grouped_auc(logit, label, group).value,
             "click_log_loss": log_loss(logit, label),
             "click_calibration_error": calibration_error(logit.sigmoid(), label),
         }
