@@ -144,10 +144,12 @@ def empty(columns: Mapping[str, Column]) -> pl.DataFrame:
     return pl.DataFrame(schema={name: column.dtype for name, column in columns.items()})
 
 
-def check_table(frame: pl.DataFrame, columns: Mapping[str, Column], *, table: str, source: str) -> pl.DataFrame:
+def check_table(
+    frame: pl.DataFrame, columns: Mapping[str, Column], *, table: str, source: str, called: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Cast `frame` to `columns`; columns that may be absent are added as nulls, unknown ones are refused.
 
-    `table` is the table's name and `source` the file it came from; both stand in the message.
+    `table` is the table's name and `source` the file it came from; both stand in the message, and so does what a column is `called` there.
 
     Raises:
         SchemaError: with file, column, first bad row, value found and what was expected.
@@ -161,7 +163,7 @@ def check_table(frame: pl.DataFrame, columns: Mapping[str, Column], *, table: st
             present = ", ".join(frame.columns) or "none"
             raise SchemaError(f"{where} has no column {name!r}; expected {column.expected}. Columns there: {present}.")
     series = [
-        _check_column(frame[name], column, where=where)
+        _check_column(frame[name], column, where=where, called=name_there(name, called or {}))
         if name in frame.columns
         else pl.Series(name, [], column.dtype).extend_constant(None, len(frame))
         for name, column in columns.items()
@@ -169,15 +171,20 @@ def check_table(frame: pl.DataFrame, columns: Mapping[str, Column], *, table: st
     return pl.DataFrame(series)
 
 
-def _check_column(raw: pl.Series, column: Column, *, where: str) -> pl.Series:
+def name_there(name: str, called: Mapping[str, str]) -> str:
+    """A column as its owner knows it, and as we do where that is another name: 'at' (our timestamp)."""
+    return repr(name) if called.get(name, name) == name else f"{called[name]!r} (our {name})"
+
+
+def _check_column(raw: pl.Series, column: Column, *, where: str, called: str) -> pl.Series:
     """`raw` as `column` wants it, or SchemaError at the first row that cannot be."""
     expected = column.expected or f"values of type {column.dtype}"
     if (trouble := _wrong_kind(raw.dtype, column.dtype)) is not None:
-        raise SchemaError(f"{where}, column {raw.name!r} holds {raw.dtype}, expected {expected}: {trouble}.")
+        raise SchemaError(f"{where}, column {called} holds {raw.dtype}, expected {expected}: {trouble}.")
     try:
         cast = raw.str.to_date(strict=False) if (raw.dtype, column.dtype) == (pl.String, pl.Date) else raw.cast(column.dtype, strict=False)
     except pl.exceptions.PolarsError as refused:
-        raise SchemaError(f"{where}, column {raw.name!r} holds {raw.dtype}, expected {expected}: {refused}.") from refused
+        raise SchemaError(f"{where}, column {called} holds {raw.dtype}, expected {expected}: {refused}.") from refused
     bad = raw.is_not_null() & cast.is_null()
     if raw.dtype.is_float() and column.dtype in (pl.Int16, pl.Int32, pl.Int64):
         bad |= raw != raw.floor()  # a cast would cut the fraction off without a word
@@ -195,7 +202,7 @@ def _check_column(raw: pl.Series, column: Column, *, where: str) -> pl.Series:
         row = int(bad.arg_true()[0])
         found = raw[row].to_list() if isinstance(raw[row], pl.Series) else raw[row]
         raise SchemaError(
-            f"{where}, column {raw.name!r}, row {row}: found {found!r}, expected {expected} ({bad.sum():,} such rows of {len(bad):,})."
+            f"{where}, column {called}, row {row}: found {found!r}, expected {expected} ({bad.sum():,} such rows of {len(bad):,})."
         )
     return cast
 

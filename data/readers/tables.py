@@ -101,6 +101,8 @@ def read(
     time = tables.events["timestamp"]
     first, last = pl.from_epoch(pl.Series([time.min(), time.max()]), "ms")
     log.info("%s: %s events from %s to %s UTC", events, f"{len(time):,}", first, last)
+    if last.year < 1990:
+        log.warning("%s: the last event is of %s; is data.timestamp_unit=%s the unit of that column?", events, last.year, timestamp_unit)
     return tables
 
 
@@ -130,7 +132,8 @@ def _table(path: str | Path, name: str, its: Mapping[str, Column], names: Column
         if its is schema.EVENTS and "event_type" not in frame.columns:
             frame = frame.with_columns(event_type=pl.lit(how.event_type))
             report["events_given_the_constant_type"] += len(frame)
-        checked.append(schema.check_table(_converted(frame, its, how, file), its, table=name, source=str(file)))
+        called = {ours: theirs for ours, theirs in names.theirs.items() if theirs is not None}
+        checked.append(schema.check_table(_converted(frame, its, how, file, called), its, table=name, source=str(file), called=called))
     return pl.concat(checked)
 
 
@@ -181,56 +184,55 @@ def _mapped(file: Path, its: Mapping[str, Column], names: ColumnMap, report: Cou
         raise SchemaError(f"{file}: cannot be read as {file.suffix[1:]}: {broken}") from broken
 
 
-def _converted(frame: pl.DataFrame, its: Mapping[str, Column], how: Conversion, file: Path) -> pl.DataFrame:
+def _converted(frame: pl.DataFrame, its: Mapping[str, Column], how: Conversion, file: Path, called: Mapping[str, str]) -> pl.DataFrame:
     """Times to milliseconds, text to lists and truth values; whatever else is wrong is left for `check_table` to name."""
     changed = []
     for raw in frame:
-        dtype = its[raw.name].dtype
+        dtype, where = its[raw.name].dtype, f"{file}, column {schema.name_there(raw.name, called)}"
         if raw.name == "timestamp":
-            changed.append(_milliseconds(raw, how.timestamp_unit, file))
+            changed.append(_milliseconds(raw, how.timestamp_unit, where))
         elif raw.dtype == pl.String and isinstance(dtype, pl.List):
             parts = raw.str.split(how.list_separator).list.eval(pl.element().str.strip_chars())
             changed.append(parts.list.eval(pl.element().filter(pl.element() != "")))
         elif raw.dtype == pl.String and dtype == pl.Boolean:
             truth = raw.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Boolean)
-            _refuse(raw, raw.is_not_null() & truth.is_null(), "true, false, 1 or 0", file)
+            _refuse(raw, raw.is_not_null() & truth.is_null(), "true, false, 1 or 0", where)
             changed.append(truth)
     return frame.with_columns(changed)
 
 
-def _milliseconds(raw: pl.Series, unit: str, file: Path) -> pl.Series:
+def _milliseconds(raw: pl.Series, unit: str, where: str) -> pl.Series:
     if raw.dtype.is_temporal():
         if raw.dtype not in (pl.Date, pl.Datetime):
-            raise SchemaError(f"{file}, column 'timestamp' holds {raw.dtype}, expected a date, a datetime or a number.")
+            raise SchemaError(f"{where} holds {raw.dtype}, expected a date, a datetime or a number.")
         return raw.cast(pl.Datetime("ms")).dt.epoch("ms") if raw.dtype == pl.Date else raw.dt.epoch("ms")
     if unit == "iso":
         if raw.dtype != pl.String:
-            raise SchemaError(f"{file}, column 'timestamp' holds {raw.dtype}, but data.timestamp_unit=iso reads text; say s, ms, us or ns.")
+            raise SchemaError(f"{where} holds {raw.dtype}, but data.timestamp_unit=iso reads text; say s, ms, us or ns.")
         # a time without a zone is UTC; a bare date is its midnight
         zoned = raw.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00").str.replace(" ", "T", literal=True).str.replace(r"Z$", "+00:00")
         zoned = zoned.str.replace(r"(T[\d:.]+)$", "${1}+00:00")
         moment = zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="ms", strict=False)
-        _refuse(raw, raw.is_not_null() & moment.is_null(), "an ISO time such as 2024-05-01T12:30:00Z", file)
+        _refuse(raw, raw.is_not_null() & moment.is_null(), "an ISO time such as 2024-05-01T12:30:00Z", where)
         return moment.dt.epoch("ms")
     if raw.dtype == pl.String:
         number = raw.cast(pl.Float64 if raw.str.contains(".", literal=True).any() else pl.Int64, strict=False)
     elif raw.dtype.is_numeric() or raw.dtype == pl.Null:
         number = raw
     else:
-        raise SchemaError(f"{file}, column 'timestamp' holds {raw.dtype}, expected a date, a datetime, a number or text.")
+        raise SchemaError(f"{where} holds {raw.dtype}, expected a date, a datetime, a number or text.")
     bad = raw.is_not_null() & ~number.is_finite().fill_null(False)
-    _refuse(raw, bad, f"a number of {unit} since 1970 UTC (set data.timestamp_unit to s, ms, us, ns or iso)", file)
+    _refuse(raw, bad, f"a number of {unit} since 1970 UTC (set data.timestamp_unit to s, ms, us, ns or iso)", where)
     late = (number / PER_SECOND[unit] > YEAR_9999_S).fill_null(False)
-    _refuse(raw, late, f"a time before the year 10000: as {unit} it is not one, so set data.timestamp_unit", file)
+    _refuse(raw, (number < 0).fill_null(False), "a time since 1970 UTC", where)
+    _refuse(raw, late, f"a time before the year 10000: as {unit} it is not one, so set data.timestamp_unit", where)
     if number.dtype.is_float():
         return (number * (1000 / PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
     whole = number.cast(pl.Int64)
     return whole * 1000 if unit == "s" else whole // (PER_SECOND[unit] // 1000)
 
 
-def _refuse(raw: pl.Series, bad: pl.Series, expected: str, file: Path) -> None:
+def _refuse(raw: pl.Series, bad: pl.Series, expected: str, where: str) -> None:
     if bad.any():
         row = int(bad.arg_true()[0])
-        raise SchemaError(
-            f"{file}, column {raw.name!r}, row {row}: found {raw[row]!r}, expected {expected} ({bad.sum():,} such rows of {len(bad):,})."
-        )
+        raise SchemaError(f"{where}, row {row}: found {raw[row]!r}, expected {expected} ({bad.sum():,} such rows of {len(bad):,}).")
