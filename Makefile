@@ -21,7 +21,7 @@ TRAIN_ENV ?=
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  DATA=world|movielens  DATA_ROOT=where the data lies  USER_ID=whom to ask for  PYTHON=an interpreter, 3.11 to 3.13  TORCH=any (CUDA torch without a GPU)"
+	@echo "  DATA=world|movielens  DATA_ROOT=where the data lies  USER_ID=whom to ask for  PORT=of make up  PYTHON=an interpreter, 3.11 to 3.13  TORCH=any (CUDA torch without a GPU)"
 
 setup: $(VENV)/.ready ## virtual environment, packages, Triton
 
@@ -29,7 +29,7 @@ demo: release ## train, export, serve, print one answer
 	$(PY) -m serve recommend --user $(USER_ID) --count 10 time=log-end
 
 up: release ## the same, then stay up
-	$(PY) -m serve up time=log-end
+	$(PY) -m serve up time=log-end $(if $(PORT),port=$(PORT))
 
 release: $(VENV)/.ready
 	$(TRAIN_ENV) $(PY) train.py experiment=$(DATA)_two_tower

@@ -51,7 +51,7 @@ def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> 
 
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
-    the part of the user's next event, and to training where there is none."""
+    the part of the user's next event, of their last where there is none after it, and to training where they have no event at all."""
     tables = log.split.tables
     user_row = pl.DataFrame(
         {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}

@@ -76,7 +76,7 @@ def _triton_url(chosen: Settings, loaded: Release) -> Iterator[str]:
         )
     models = tuple(spec.name for spec in (loaded.user_tower, loaded.item_tower, loaded.ranker))
     log_path = chosen.state / "triton.log"
-    with local_triton.start(loaded.path / "triton", log_path=log_path, models=models) as server:
+    with local_triton.kept(loaded.path / "triton", log_path=log_path, models=models) as server:
         logger.info("triton: started on %s, log in %s", server.grpc_url, log_path)
         yield server.grpc_url
         logger.info("triton: stopping")

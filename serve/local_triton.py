@@ -5,16 +5,23 @@ It holds the Python backend only. It needs no GPU, and what it logs about a miss
 
 import http.client
 import json
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.triton import TritonError
 
+logger = logging.getLogger(__name__)
+WATCH_S = 1.0
 LOG_LINES_SHOWN = 25
 STOP_TIMEOUT_S = 15.0
 
@@ -42,13 +49,15 @@ class LocalTriton:
     process: subprocess.Popen
 
     def close(self) -> None:
-        """Stop the server and wait until it is gone. Closing twice is allowed."""
+        """Stop the server and wait until it is gone, and its models' processes with it. Closing twice is allowed."""
         self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # the server's session: a server that was killed leaves its stubs behind
 
     def __enter__(self) -> "LocalTriton":
         return self
@@ -57,17 +66,54 @@ class LocalTriton:
         self.close()
 
 
+@contextmanager
+def kept(repository: Path, *, log_path: Path, models: tuple[str, ...] = ()) -> Iterator[LocalTriton]:
+    """A local server that is started again, on the same ports, whenever it dies; the one that was started first. Clients find the next by
+    themselves. What a dead one said stays beside `log_path`, under its name and `.died`.
+
+    Raises:
+        TritonError: the first one does not come up. Later ones that do not are logged, and tried again.
+    """
+    first = start(repository, log_path=log_path, models=models)
+    ports = tuple(int(url.rpartition(":")[2]) for url in (first.grpc_url, first.http_url, first.metrics_url))
+    running, stopping = [first], threading.Event()
+
+    def watch() -> None:
+        while not stopping.wait(WATCH_S):
+            if running[-1].process.poll() is None:
+                continue
+            died = log_path.with_name(f"{log_path.name}.died")
+            logger.error("triton died (%s); what it said is in %s; starting it again", running[-1].process.returncode, died)
+            running[-1].close()
+            log_path.replace(died)
+            try:
+                running.append(start(repository, log_path=log_path, models=models, ports=ports))
+            except TritonError as error:
+                logger.error("triton: %s", error)
+
+    watcher = threading.Thread(target=watch, name="triton-watch", daemon=True)
+    watcher.start()
+    try:
+        yield first
+    finally:
+        stopping.set()
+        watcher.join()
+        running[-1].close()
+
+
 def start(
-    repository: Path, *, log_path: Path, models: tuple[str, ...] = (), python: Path | None = None, ready_timeout_s: float = 60.0
-) -> LocalTriton:
-    """Start the wheel's server on free ports of 127.0.0.1, load `models`, and wait until it is ready. What it says goes to `log_path`.
+    repository: Path, *, log_path: Path, models: tuple[str, ...] = (), python: Path | None = None, ready_timeout_s: float = 60.0,
+    ports: tuple[int, ...] | None = None,
+) -> LocalTriton:  # fmt: skip
+    """Start the wheel's server on `ports` of 127.0.0.1 (gRPC, HTTP, metrics; free ones, where None), load `models`, and wait until it is
+    ready. What it says goes to `log_path`.
 
     Models run in the environment of `python` (ours, where None). Call it from a thread that outlives the server: the kernel stops
     the server when that thread ends. Raises TritonError with the end of the log where it does not come up.
     """
     python = python or Path(sys.executable)
     server, library_folder = _locate(python)
-    ports = _free_ports(3)
+    ports = ports or _free_ports(3)
     command = [
         # Sends the server a SIGTERM when we die, even by SIGKILL. (A preexec_fn could do so too, but is unsafe beside gRPC's threads.)
         *("setpriv", "--pdeathsig", "TERM"),

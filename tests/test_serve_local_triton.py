@@ -51,6 +51,33 @@ def test_a_killed_server_is_unavailable_within_the_deadline(tmp_path):
     server.close()  # a second time, on a server that is gone
 
 
+def test_a_server_that_is_killed_comes_back_on_the_same_ports_and_its_clients_find_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_triton, "WATCH_S", 0.1)
+    with local_triton.kept(tmp_path, log_path=tmp_path / "triton.log") as server:
+        client = Client(server.grpc_url, timeout_ms=2_000)
+        assert client.ready()
+        os.kill(server.process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while client.ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not client.ready()
+        deadline = time.monotonic() + 30
+        while not client.ready() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert client.ready() and (tmp_path / "triton.log.died").is_file()
+        client.close()
+    deadline = time.monotonic() + 10
+    port = int(server.http_url.rpartition(":")[2])
+    while time.monotonic() < deadline:  # and none is left behind
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("a server is still listening")
+
+
 def test_the_server_listens_on_one_address_of_this_machine_only(triton_server):
     for url in (triton_server.grpc_url, triton_server.http_url, triton_server.metrics_url):
         port = int(url.removeprefix("127.0.0.1:"))
