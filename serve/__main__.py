@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import uvicorn
 from hydra.errors import HydraException
@@ -22,7 +23,7 @@ from serve import local_triton, publication
 from serve.api import as_json, create_app
 from serve.contract import CONTEXTS, Request, Slate
 from serve.events import MAX_BODY_BYTES
-from serve.limits import InvalidRequest
+from serve.limits import InvalidRequest, check
 from serve.manifest import ReleaseError
 from serve.recommender import Recommender, UnknownItem
 from serve.release import Release
@@ -126,16 +127,13 @@ def up(chosen: Settings) -> None:
 
 def recommend(chosen: Settings, arguments: argparse.Namespace) -> None:
     """Answer one request in this process and print it."""
+    asked = Request(
+        arguments.user, 0, count=arguments.count, context=arguments.context, item_id=arguments.item, device=arguments.device,
+        region=arguments.region,
+    )  # fmt: skip
+    check(asked)  # before a server is started for it
     with opened(chosen) as recommender:
-        request = Request(
-            arguments.user,
-            now_ms(chosen, recommender)(),
-            count=arguments.count,
-            context=arguments.context,
-            item_id=arguments.item,
-            device=arguments.device,
-            region=arguments.region,
-        )
+        request = replace(asked, timestamp=now_ms(chosen, recommender)())
         _print(recommender.recommend(request), f"For user {arguments.user}", arguments.json)
 
 
