@@ -37,10 +37,10 @@ import numpy as np
 from bench.serving_release import ENCODERS, NOW_MS, World, write
 from serve import local_triton
 from serve.contract import Request
+from serve.panel import Budget
 from serve.recommender import BUDGETS, Recommender
 from serve.release import Release
-from serve.sources import Budget
-from serve.store import SqliteStore
+from serve.sqlite_store import SqliteStore
 from serve.triton import Client
 from towers.record import commit
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-EVENT_TYPES = ("view", "click", "watch", "complete", "skip", "rate")
+EVENT_TYPES = ("view", "click", "watch", "complete", "skip", "rate", "not_interested")
 SPLITS = ("train", "validation", "test")
 
 
@@ -101,6 +101,9 @@ ITEMS: Mapping[str, Column] = {
     "tags": Column(pl.List(pl.String)),
     "release_date": Column(pl.Date),
     "duration_seconds": _seconds(),
+    "creator": Column(pl.String),
+    "franchise": Column(pl.String),
+    "regions": Column(pl.List(pl.String)),
     "maturity": Column(pl.Int16, valid=lambda e: (e >= 0) & (e <= 21), expected="an age in years from 0 to 21"),
     "content_embedding": Column(pl.List(pl.Float32), valid=_same_width, expected="a list of finite numbers, as long as the first row's"),
     "popularity_score": Column(pl.Float32, valid=_finite, expected="a finite number"),

@@ -28,7 +28,8 @@ from serve.manifest import ReleaseError
 from serve.recommender import Recommender, UnknownItem
 from serve.release import Release
 from serve.settings import Settings, SettingsError, settings
-from serve.store import SqliteStore, StoreError
+from serve.sqlite_store import SqliteStore
+from serve.store import StoreError
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger("serve")

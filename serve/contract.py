@@ -4,11 +4,13 @@ Shapes: B batch · L history length · D width · C moment columns · K candidat
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 CONTEXTS = ("homepage", "item", "continue", "search-empty")
+DIVERSITIES = ("mmr", "dpp", "calibrated")
 MAX_COUNT = 200
 MAX_ID_BYTES = 256
 MAX_BATCH = 64
@@ -18,7 +20,10 @@ MAX_HISTORY = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question: what should this user be shown, here and now? `timestamp` is ms UTC."""
+    """One question: what should this user be shown, here and now? `timestamp` is ms UTC.
+
+    `diversity` is how the slate is chosen, `live` asks for an answer made now even where a precomputed one would do.
+    """
 
     user_id: str
     timestamp: int
@@ -28,6 +33,8 @@ class Request:
     device: str | None = None
     region: str | None = None
     mmr_lambda: float = 0.7
+    diversity: str = "mmr"
+    live: bool = False
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -63,13 +70,75 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One shown item: `score` is a probability, or None where no model was asked, `reason` a sentence that is true, `row` its shelf."""
+    """One shown item: `score` is a probability, or None where no model was asked, `reason` a sentence that is true, `row` its shelf,
+    `sources` the names of all that proposed it."""
 
     item_id: str
     title: str
     score: float | None
     reason: str
     row: str
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Precomputed:
+    """A slate made ahead of its request, best first: at most 100 recommendations in the order they were chosen.
+
+    `made_at` is ms UTC; `sequence` the number of the user's last event it knew of; `model_version` the release that made it;
+    `query_D` the user's vector then, float32.
+    """
+
+    made_at: int
+    sequence: int
+    model_version: str
+    query_D: np.ndarray
+    recommendations: tuple[Recommendation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that a store knows of one user, read in one round trip.
+
+    `sequence` is the number of the user's last appended event, 0 where none was since the release. `shown` counts how often each item was
+    shown to the user within the store's window of days. `answers` are those of the quiz: (item_id, liked).
+    """
+
+    history: History
+    fields: UserFields
+    sequence: int = 0
+    shown: Mapping[str, int] = field(default_factory=dict)
+    answers: tuple[tuple[str, bool], ...] = ()
+    precomputed: Precomputed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How chance entered a slate: each slot in `slots` (places from 0) kept its item with probability 1 − `epsilon`, or drew uniformly and
+    without replacement from `pool`, the eligible items that the page did not hold. `drawn` says what was drawn, None where a slot kept."""
+
+    epsilon: float
+    slots: tuple[int, ...]
+    pool: tuple[str, ...]
+    drawn: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedSlate:
+    """A slate as it was shown. Lists go by position, from the top; a propensity is None where nothing was left to chance."""
+
+    request_id: str
+    user_id: str
+    timestamp: int
+    arm: str
+    release: str
+    answered_by: str
+    device: str | None
+    region: str | None
+    item_ids: tuple[str, ...]
+    sources: tuple[tuple[str, ...], ...]
+    propensities: tuple[float | None, ...]
+    draw: Draw | None
 
 
 @dataclass(frozen=True, slots=True)

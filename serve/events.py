@@ -10,7 +10,8 @@ from data.schema import EVENT_TYPES
 from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
 from serve.recommender import UnknownItem
 from serve.release import Release
-from serve.store import Event, SqliteStore
+from serve.sqlite_store import SqliteStore
+from serve.store import Event
 
 MAX_EVENTS = 1_000
 MAX_BODY_BYTES = 2 * 1024 * 1024

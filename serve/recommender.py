@@ -24,10 +24,11 @@ from serve import explain, filters, golden
 from serve.contract import Candidates, History, Recommendation, Request, Slate, UserFields
 from serve.limits import check, check_count
 from serve.mmr import mmr
+from serve.panel import Budget, Panel
 from serve.release import Release
 from serve.scoring import Person, Scorer, pack, person
-from serve.sources import Ask, Budget, Collaborative, HalfWatched, Panel, Popular, Similar
-from serve.store import SqliteStore
+from serve.sources import Ask, Collaborative, HalfWatched, Popular, Similar
+from serve.sqlite_store import SqliteStore
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import hydra
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 
-from serve.sources import Budget
+from serve.panel import Budget
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 Positive = Field(gt=0, allow_inf_nan=False)

@@ -63,7 +63,7 @@ def test_the_gate_finds_nothing_to_remove_and_every_id_is_its_own(world: World) 
     )
     assert tables.events["event_id"].is_unique().all()
     assert len(tables.events) == pytest.approx(world.events, rel=0.1)
-    assert set(tables.events["event_type"]) == set(EVENT_TYPES) - {"view"}
+    assert set(tables.events["event_type"]) == set(EVENT_TYPES) - {"view", "not_interested"}
     assert tables.items["title"].is_unique().all()
     assert not tables.impressions.select("request_id", "item_id").is_duplicated().any()
     assert not tables.impressions.select("request_id", "position").is_duplicated().any()

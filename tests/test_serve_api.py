@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from serve import local_triton
 from serve.api import WEB, create_app
 from serve.contract import CONTEXTS
+from serve.panel import Budget
 from serve.recommender import BUDGETS, Recommender
 from serve.release import Release
-from serve.sources import Budget
-from serve.store import SqliteStore
+from serve.sqlite_store import SqliteStore
 from serve.triton import Client
 from tests.releases import START_MS, write_release
 

@@ -11,7 +11,7 @@ from serve.events import MAX_EVENTS, parse, record
 from serve.limits import InvalidRequest
 from serve.recommender import UnknownItem
 from serve.release import Release
-from serve.store import SqliteStore
+from serve.sqlite_store import SqliteStore
 from tests.releases import write_release
 
 GOOD = {"user_id": "u", "item_id": "i1", "event_type": "watch"}

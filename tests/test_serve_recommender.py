@@ -13,11 +13,12 @@ from serve import explain, index, local_triton
 from serve.contract import Request
 from serve.limits import InvalidRequest
 from serve.manifest import ReleaseError, seal
+from serve.panel import Budget
 from serve.recommender import BUDGETS, Recommender, UnknownItem
 from serve.release import Release
 from serve.scoring import Scorer
-from serve.sources import Budget
-from serve.store import Event, SqliteStore
+from serve.sqlite_store import SqliteStore
+from serve.store import Event
 from serve.triton import Client
 from tests.releases import START_MS, write_release
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from data.features import EVENT_TYPE_CODE, HOUR_MS, ItemClock
 from serve import index
+from serve.panel import Budget, Panel, merge
 from serve.scoring import Person
-from serve.sources import Ask, Budget, Collaborative, HalfWatched, Panel, Popular, Similar, merge
+from serve.sources import Ask, Collaborative, HalfWatched, Popular, Similar
 
 
 def person(events=(), now=0):

@@ -18,7 +18,8 @@ from data.features import EVENT_TYPE_CODE
 from data.schema import EVENTS, USERS, SchemaError, check_table
 from serve.contract import UserFields
 from serve.histories import Seen, pack, union, unpack
-from serve.store import Event, SqliteStore, StoreError
+from serve.sqlite_store import SqliteStore
+from serve.store import Event, StoreError
 
 CLICK, WATCH, RATE = (EVENT_TYPE_CODE[name] for name in ("click", "watch", "rate"))
 
@@ -272,7 +273,8 @@ def test_threads_write_and_read_at_once(tmp_path):
 ROOT = Path(__file__).resolve().parent.parent
 WRITER = """
 import sys
-from serve.store import Event, SqliteStore
+from serve.sqlite_store import SqliteStore
+from serve.store import Event
 store, number = SqliteStore(sys.argv[1]), int(sys.argv[2])
 while True:
     store.append([Event(f"e{n}", f"u{n % 3}", f"i{n}", "watch", n) for n in (number, number + 1)])

@@ -1,0 +1,85 @@
+"""Several sources asked at once: each within its own budget of candidates and milliseconds, each failing alone.
+
+Shapes: K candidates.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from serve.contract import Candidates
+from serve.sources import Ask, Source
+
+logger = logging.getLogger(__name__)
+THREADS_EACH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a source may cost: how many candidates it may propose, and how long it may take."""
+
+    candidates: int
+    timeout_ms: float
+
+
+class Panel:
+    """Asks several sources at once. Each has threads of its own, so that one that hangs takes none from the others."""
+
+    def __init__(self, sources: Sequence[Source], budgets: Mapping[str, Budget]):
+        unknown = sorted(set(budgets) - {source.name for source in sources})
+        missing = sorted({source.name for source in sources} - set(budgets))
+        if unknown or missing:
+            raise ValueError(f"budgets for sources {sorted(budgets)}: there is no source {unknown}, and no budget for {missing}")
+        self._bit = {source.name: bit for bit, source in enumerate(sources)}
+        self._sources = {source.name: source for source in sources}
+        self._budgets = dict(budgets)
+        self._threads = {source.name: ThreadPoolExecutor(THREADS_EACH, f"source-{source.name}") for source in sources}
+
+    def propose(self, names: Sequence[str], ask: Ask) -> tuple[Candidates, dict[str, str]]:
+        """(what the sources `names` proposed, merged; why a source is missing, by its name).
+
+        A source that is late is left behind, one that fails is logged; neither stops the others.
+        """
+        start = time.monotonic()
+        futures = {
+            name: self._threads[name].submit(self._sources[name].propose, ask, self._budgets[name].candidates) for name in names
+        }  # fmt: skip
+        proposals, missing = [], {}
+        for name, future in futures.items():
+            left_s = self._budgets[name].timeout_ms / 1000 - (time.monotonic() - start)
+            try:
+                error = future.exception(timeout=max(left_s, 0))
+            except TimeoutError:
+                future.cancel()
+                missing[name] = "late"
+                continue
+            if error is not None:
+                logger.error("source %s failed: %r", name, error, exc_info=error)
+                missing[name] = "failed"
+                continue
+            proposals.append((self._bit[name], future.result()))
+        return merge(proposals), missing
+
+    def proposed_by(self, candidates: Candidates, name: str) -> np.ndarray:
+        """Which candidates the source `name` proposed: bool (K)."""
+        return candidates.source_K >> self._bit[name] & 1 == 1
+
+    def close(self) -> None:
+        """Take no more work. Threads of a source that hangs are left to end by themselves."""
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def merge(proposals: Sequence[tuple[int, np.ndarray]]) -> Candidates:
+    """Every proposed item once, in the order of first sight, remembering in `source_K` by which bits it was proposed."""
+    item_row = np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in proposals)])
+    bit = np.concatenate([np.zeros(0, np.int64), *(np.full(len(rows), 1 << bit) for bit, rows in proposals)])
+    item_row_K, first_K, position = np.unique(item_row, return_index=True, return_inverse=True)
+    source_K = np.zeros(len(item_row_K), np.int64)
+    np.bitwise_or.at(source_K, position, bit)
+    order = np.argsort(first_K)
+    return Candidates(item_row_K[order], source_K[order])
