@@ -112,7 +112,8 @@ def test_good_values_survive_the_cast():
     )
     assert items.row(0, named=True) == {
         "item_id": "7", "title": None, "genres": ["Drama"], "tags": None, "release_date": date(1999, 3, 31), "duration_seconds": None,
-        "creator": None, "franchise": None, "regions": None, "maturity": 18, "content_embedding": [1.0, 2.0], "popularity_score": None, "avg_rating": None,
+        "creator": None, "franchise": None, "regions": None,
+        "maturity": 18, "content_embedding": [1.0, 2.0], "popularity_score": None, "avg_rating": None,
     }  # fmt: skip
 
 
