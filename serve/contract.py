@@ -13,7 +13,7 @@ CONTEXTS = ("homepage", "item", "continue", "search-empty")
 DIVERSITIES = ("mmr", "dpp", "calibrated")
 MAX_COUNT = 200
 MAX_ID_BYTES = 256
-MAX_BATCH = 64
+MAX_BATCH = 256
 MAX_HISTORY = 5_000
 """Events kept of each user: how far back "already watched" looks. The models read the newest of them."""
 
@@ -82,6 +82,17 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """How chance entered a slate: each slot in `slots` (places from 0) kept its item with probability 1 − `epsilon`, or drew uniformly and
+    without replacement from `pool`, the eligible items that the page did not hold. `drawn` says what was drawn, None where a slot kept."""
+
+    epsilon: float
+    slots: tuple[int, ...]
+    pool: tuple[str, ...]
+    drawn: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Precomputed:
     """A slate made ahead of its request, best first: at most 100 recommendations in the order they were chosen.
 
@@ -113,17 +124,6 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """How chance entered a slate: each slot in `slots` (places from 0) kept its item with probability 1 − `epsilon`, or drew uniformly and
-    without replacement from `pool`, the eligible items that the page did not hold. `drawn` says what was drawn, None where a slot kept."""
-
-    epsilon: float
-    slots: tuple[int, ...]
-    pool: tuple[str, ...]
-    drawn: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class LoggedSlate:
     """A slate as it was shown. Lists go by position, from the top; a propensity is None where nothing was left to chance."""
 
@@ -143,7 +143,8 @@ class LoggedSlate:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The answer. `answered_by` says how: personalised, popular (nobody in particular) or a fallback's name."""
+    """The answer, in the order in which the page is read. `answered_by` says how it was made: personalised, precomputed, popular (nobody
+    in particular) or a fallback's name. `draw` says where chance entered; its slots are places of `recommendations`."""
 
     request_id: str
     recommendations: tuple[Recommendation, ...]
@@ -152,6 +153,7 @@ class Slate:
     generated_in_ms: float
     stage_ms: dict[str, float]
     dropped: dict[str, int]
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)
