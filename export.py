@@ -117,7 +117,8 @@ def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]
     answers = []
     for number, user_id in enumerate([*users, "nobody in particular"]):
         request = contract.Request(user_id, now, count=10, request_id=f"golden-{number}")
-        history, fields = recommender.store.history(user_id), recommender.store.fields(user_id) or contract.UserFields()
+        found = recommender.store.read(user_id)
+        history, fields = found.history, found.fields
         slate = recommender.answer(request, history, fields)
         known = {name: list(values) if name == "item_ids" else values.tolist() for name, values in _fields(history).items()}
         known["rating_L"] = [None if np.isnan(rating) else rating for rating in known["rating_L"]]

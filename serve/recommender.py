@@ -133,8 +133,8 @@ class Recommender:
         check(request)
         tally = Tally()
         with tally.stage("history"):
-            history, fields = self.store.history(request.user_id), self.store.fields(request.user_id) or UserFields()
-        return self.answer(request, history, fields, tally)
+            known = self.store.read(request.user_id)
+        return self.answer(request, known.history, known.fields, tally)
 
     def answer(self, request: Request, history: History, fields: UserFields, tally: Tally | None = None) -> Slate:
         """`recommend`, for a user of whom exactly this is known: unless a source is late, the same request gets the same answer."""
