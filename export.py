@@ -21,6 +21,7 @@ import polars as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from data.content import RecipeFileError, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS
 from data.log import Log
 from serve import contract, release
@@ -60,9 +61,40 @@ def read_log(retrieval: Path) -> Log:
     return instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))
 
 
-def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float) -> None:
+def room_for(items: int) -> int:
+    """Rows kept free for items that are posted later: 5 %, at least 1,000."""
+    return max(1_000, items // 20)
+
+
+def write_items(staging: Path, row_IW: np.ndarray, room: int) -> None:
+    """The item table, fp16 (I, 2·D), with rows of zeros behind it for `room` items to come."""
+    with (staging / "items.f16").open("wb") as file:
+        row_IW.tofile(file)
+        file.truncate(row_IW.nbytes + room * row_IW[0].nbytes)
+
+
+def write_recipe(staging: Path, saved: SavedRetrieval, log: Log) -> None:
+    """How the model was told what an item is, held against the items it was told of: what is posted later is told likewise.
+
+    Raises:
+        SavedModelError: the recipe cannot be read, or makes other features of the log's items.
+    """
+    try:
+        recipe = read_recipe(saved.folder / "recipe.npz")
+    except RecipeFileError as error:
+        raise SavedModelError(str(error)) from error
+    some = slice(None, None, max(1, len(log.catalogue.item_ids) // 1_000))
+    made, known = recipe.features(log.split.tables.items[some]), log.catalogue.feature_IF[some]
+    if made.shape != known.shape or not np.allclose(made, known, atol=1e-4):
+        raise SavedModelError(f"{saved.folder / 'recipe.npz'} makes other features of this log's items; train on the log as it is now")
+    shutil.copyfile(saved.folder / "recipe.npz", staging / "recipe.npz")
+
+
+def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float, room: int | None) -> None:
     """Everything that serving knows besides models: items, words, the clock, what users did, who they are."""
-    saved.rows_after(log).numpy().tofile(staging / "items.f16")
+    row_IW = saved.rows_after(log).numpy()
+    write_items(staging, row_IW, room_for(len(row_IW)) if room is None else room)
+    write_recipe(staging, saved, log)
     items = log.split.tables.items
     items.write_parquet(staging / "catalogue.parquet")
     log.split.tables.users.write_parquet(staging / "users.parquet")
@@ -117,7 +149,8 @@ def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]
     answers = []
     for number, user_id in enumerate([*users, "nobody in particular"]):
         request = contract.Request(user_id, now, count=10, request_id=f"golden-{number}")
-        history, fields = recommender.store.history(user_id), recommender.store.fields(user_id) or contract.UserFields()
+        found = recommender.store.read(user_id)
+        history, fields = found.history, found.fields
         slate = recommender.answer(request, history, fields)
         known = {name: list(values) if name == "item_ids" else values.tolist() for name, values in _fields(history).items()}
         known["rating_L"] = [None if np.isnan(rating) else rating for rating in known["rating_L"]]
@@ -167,7 +200,7 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     backend = instantiate(cfg.backend)
     for spec, path in specs.items():
         add_version(staging / "triton", spec, 1, path, backend=backend, threads=cfg.threads, instances=cfg.instances)
-    write_tables(staging, log, saved, ranks["clock_half_life_days"])
+    write_tables(staging, log, saved, ranks["clock_half_life_days"], cfg.room)
     instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
     np.savez(staging / "golden.npz", **golden_tensors(retrieval, ranking))
     (staging / "golden.json").write_text("[]")

@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.content import SCALED, ContentRecipe, write_recipe
+from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
 from serve.index import ivf_sq8
@@ -27,9 +28,14 @@ from towers.encoders import AttentionEncoder, MeanEncoder
 from towers.ranker import HEADS, Ranker
 from towers.two_tower import ItemTower, UnitNorm, UserTower
 
-FEATURES, TASTES, NOW_MS = 64, 3, 1_750_000_000_000
+TASTES, NOW_MS, ROOM = 3, 1_750_000_000_000, 1_000
 DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic", "premium")
 GENRES = tuple(f"genre {number}" for number in range(18))
+RECIPE = ContentRecipe(
+    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=(), idf_T=np.zeros(0), component_TS=np.zeros((0, 0), np.float32),
+    embedding_width=37, mean=dict.fromkeys(SCALED, 0.0), std=dict.fromkeys(SCALED, 1.0),
+)  # fmt: skip
+FEATURES = RECIPE.width
 MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
 # How NUMBERS are spread over what these users are shown.
 NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
@@ -84,7 +90,10 @@ def _write_items(world: World, folder: Path, centre_I: np.ndarray, rng: np.rando
     vector_ID /= np.linalg.norm(vector_ID, axis=1, keepdims=True)
     row_IW = np.empty((world.items, 2 * world.width), np.float16)
     row_IW[:, : world.width] = row_IW[:, world.width :] = vector_ID
-    row_IW.tofile(folder / "items.f16")
+    with (folder / "items.f16").open("wb") as file:
+        row_IW.tofile(file)
+        file.truncate(row_IW.nbytes + ROOM * row_IW[0].nbytes)
+    write_recipe(folder / "recipe.npz", RECIPE)
     ivf_sq8(vector_ID).save(folder / "index.faiss")
 
 

@@ -4,7 +4,7 @@ Shapes: B batch · L history length · D width · C moment columns · K candidat
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,21 +97,21 @@ class Precomputed:
     """A slate made ahead of its request, best first: at most 100 recommendations in the order they were chosen.
 
     `made_at` is ms UTC; `sequence` the number of the user's last event it knew of; `model_version` the release that made it;
-    `query_D` the user's vector then, float32.
+    `query_D` the user's vector then, float32. A store unpacks the recommendations when somebody looks at them.
     """
 
     made_at: int
     sequence: int
     model_version: str
     query_D: np.ndarray
-    recommendations: tuple[Recommendation, ...]
+    recommendations: Sequence[Recommendation]
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """All that a store knows of one user, read in one round trip.
 
-    `sequence` is the number of the user's last appended event, 0 where none was since the release. `shown` counts how often each item was
+    `sequence` is the number of the user's last appended event, 0 where none ever was. `shown` counts how often each item was
     shown to the user within the store's window of days. `answers` are those of the quiz: (item_id, liked).
     """
 

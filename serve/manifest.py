@@ -13,7 +13,7 @@ from data.features import NUMBERS
 
 MANIFEST = "manifest.json"
 FILES = (
-    "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "clock.npz",
+    "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "recipe.npz", "clock.npz",
     "histories.parquet", "users.parquet", "golden.npz", "golden.json",
 )  # fmt: skip
 MODELS = ("user_tower", "item_tower", "ranker")

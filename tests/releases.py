@@ -8,15 +8,21 @@ import polars as pl
 import torch
 from torch import nn
 
-from data.features import MOMENT, NUMBERS
+from data.content import SCALED, ContentRecipe, write_recipe
+from data.features import MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
 
-FEATURES, HEADS, LENGTH, USERS_WRITTEN = 6, ("click", "complete", "watch_seconds"), 12, 10
+HEADS, LENGTH, USERS_WRITTEN = ("click", "complete", "watch_seconds"), 12, 10
 GENRES = ("comedy", "drama", "western")
+RECIPE = ContentRecipe(
+    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=("bus", "the", "western"), idf_T=np.array([2.0, 1.0, 3.0]),
+    component_TS=np.eye(3, 1, dtype=np.float32), embedding_width=2, mean=dict.fromkeys(SCALED, 2.0), std=dict.fromkeys(SCALED, 4.0),
+)  # fmt: skip
+FEATURES = RECIPE.width
 START_MS = 1_700_000_000_000
 
 
@@ -50,16 +56,19 @@ class Ranker(nn.Module):
         return torch.stack([click, click * click, 600.0 * click], dim=2)
 
 
-def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1") -> Path:
+def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1", room: int = 0) -> Path:
     """Write and seal a release of `items` items "i0", "i1", …, and ten users "u0" … "u9" of whom u<n> did n things; `folder` itself.
 
-    Rows hold one unit vector in both halves. Items and users are the same for the same seed, whatever the version.
+    There is `room` for items posted later. Rows hold one unit vector in both halves. Items and users are the same for the same seed,
+    whatever the version.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     vector_ID = rng.normal(size=(items, width))
     vector_ID = (vector_ID / np.linalg.norm(vector_ID, axis=1, keepdims=True)).astype(np.float16)
-    np.concatenate([vector_ID, vector_ID], axis=1).tofile(folder / "items.f16")
+    rows = np.concatenate([vector_ID, vector_ID], axis=1)
+    np.concatenate([rows, np.zeros((room, 2 * width), np.float16)]).tofile(folder / "items.f16")
+    write_recipe(folder / "recipe.npz", RECIPE)
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
     _write_models(folder, vector_ID, rng, seed)

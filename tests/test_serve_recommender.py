@@ -69,7 +69,7 @@ def test_the_library_needs_a_release_and_a_server_and_nothing_else(release, url)
 @pytest.mark.parametrize("context", ["homepage", "search-empty"])
 def test_nothing_watched_is_shown_again_and_nothing_twice(recommender, user, context):
     slate = recommender.recommend(Request(user, NOW, count=60, context=context))
-    watched = set(recommender.store.history(user).item_ids)  # the written histories hold no mere view
+    watched = set(recommender.store.read(user).history.item_ids)  # the written histories hold no mere view
     assert not watched & set(ids(slate))
     assert len(set(ids(slate))) == len(slate.recommendations) == 60 - len(watched)
 
@@ -85,7 +85,7 @@ def test_lambda_one_is_sorting_by_score_and_less_is_not(recommender):
 
 def test_the_score_is_the_relevance_head_of_the_ranker_on_the_query_of_the_user(recommender, release):
     slate = recommender.recommend(Request("u5", NOW, count=60))
-    history = recommender.store.history("u5")
+    history = recommender.store.read("u5").history
     age = (NOW - history.timestamp_L) // 60_000
     row_L = release.catalogue.rows(history.item_ids)
     query = (release.items[row_L, :8].astype(np.float64) / (1 + age / 1440)[:, None]).sum(0)
@@ -195,12 +195,12 @@ def test_without_triton_the_page_is_popular_and_says_so(recommender, release):
     assert slate.answered_by == "popular (ranking unavailable)"
     assert slate.dropped["ranking unavailable"] == 1
     assert {(shown.reason, shown.score) for shown in slate.recommendations} == {("Popular right now", None)}
-    assert not set(ids(slate)) & set(recommender.store.history("u9").item_ids)
+    assert not set(ids(slate)) & set(recommender.store.read("u9").history.item_ids)
     popularity, _ = release.clock.before(np.arange(60), np.full(60, NOW // 3_600_000))
     shown = [popularity[release.catalogue.row_of[item]] for item in ids(slate)]
     assert shown == sorted(shown, reverse=True)
     assert beside.answered_by == "similar (ranking unavailable)"
-    watched = set(recommender.store.history("u9").item_ids)
+    watched = set(recommender.store.read("u9").history.item_ids)
     assert ids(beside) == [item for item in ids(recommender.similar("i3", 30)) if item not in watched][:8]
 
 
@@ -261,11 +261,11 @@ def test_an_unknown_item_is_named(recommender):
 
 def golden_of(recommender, user):
     request = Request(user, NOW, count=10, request_id=f"golden-{user}")
-    history = recommender.store.history(user)
+    history = recommender.store.read(user).history
     told = {name: getattr(history, name) for name in history.__slots__}
     told = {name: list(values) if name == "item_ids" else values.tolist() for name, values in told.items()}
     told["rating_L"] = [None if np.isnan(rating) else rating for rating in told["rating_L"]]
-    fields = dataclasses.asdict(recommender.store.fields(user))
+    fields = dataclasses.asdict(recommender.store.read(user).fields)
     return {"request": dataclasses.asdict(request), "history": told, "fields": fields, "item_ids": ids(recommender.recommend(request))}
 
 

@@ -19,11 +19,11 @@ from serve import manifest as seals
 from serve import publication
 from serve.manifest import FILES, MANIFEST
 from serve.release import Release, ReleaseError, current, differences, promote, publish, rollback, seal, versions
-from tests.releases import GENRES, HEADS, write_release
+from tests.releases import FEATURES, GENRES, HEADS, write_release
 
 KEYS = {
     "version": "v1", "runs": {"retrieval": "r1", "ranker": "r2"}, "width": 8, "history_length": 12, "liked_from": 3.5, "backend": "python",
-    "item_count": 50, "feature_count": 6, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
 }  # fmt: skip
 SEALED = (*FILES, *(f"triton/{model}/{file}" for model in ("user_tower", "item_tower", "ranker") for file in seals.MODEL_FILES["python"]))
 
@@ -69,7 +69,7 @@ def test_what_was_written_is_what_is_opened(written):
     )
     assert opened.items.shape == (50, 16) and opened.items.dtype == np.float16
     assert [opened.user_tower.name, opened.item_tower.name, opened.ranker.name] == ["user_tower", "item_tower", "ranker"]
-    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (6,)
+    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (FEATURES,)
     _, nearest = opened.index.search(opened.items[:50, 8:].astype(np.float32), 1)
     assert nearest[:, 0].tolist() == list(range(50))
     assert opened.vocabulary.sizes[2:5] == (3, 3, 3) and opened.genres == GENRES
@@ -82,7 +82,7 @@ def test_the_catalogue_knows_its_rows(written):
     catalogue = Release.open(written).catalogue
     assert catalogue.rows(["i3", "nothing", "i0", "i49"]).tolist() == [3, -1, 0, 49]
     assert catalogue.rows([]).dtype == np.int64 and len(catalogue.rows([])) == 0
-    assert catalogue.titles[:3] == ("The 0th Käse", "i1", "The 2th Käse") and catalogue.item_ids[2] == "i2"
+    assert catalogue.titles[:3] == ["The 0th Käse", "i1", "The 2th Käse"] and catalogue.item_ids[2] == "i2"
 
 
 def test_genres_and_days_stand_in_item_rows(written):

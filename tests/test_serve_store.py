@@ -51,39 +51,39 @@ def store(tmp_path):
 
 
 def test_of_a_stranger_nothing_is_known(store):
-    history = store.history("nobody")
+    history = store.read("nobody").history
     assert history.item_ids == () and len(history.event_type_L) == len(history.rating_L) == len(history.timestamp_L) == 0
-    assert store.fields("nobody") is None
-    assert not store.known("nobody")
+    assert store.read("nobody").fields == UserFields()
+    assert "nobody" not in store.user_ids()
 
 
 def test_an_event_is_in_the_very_next_history(store):
     assert store.append([event(1, item="Käse 🧀", kind="click"), event(2, kind="rate", rating=3.5)]) == 2
-    history = store.history("u")
+    history = store.read("u").history
     assert history.item_ids == ("Käse 🧀", "i2")
     assert history.event_type_L.tolist() == [CLICK, RATE]
     np.testing.assert_array_equal(history.rating_L, [np.nan, 3.5])
     assert history.timestamp_L.tolist() == [1, 2]
     assert (history.event_type_L.dtype, history.rating_L.dtype, history.timestamp_L.dtype) == (np.int64, np.float32, np.int64)
-    assert store.known("u") and store.fields("u") is None
+    assert "u" in store.user_ids() and store.read("u").fields == UserFields()
 
 
 def test_sending_twice_changes_nothing(store):
     assert store.append([event(1), event(1), event(2)]) == 2
     assert store.append([event(2), event(3)]) == 1
     assert store.append([Event("e1", "u", "another item", "click", 9)]) == 0
-    assert store.history("u").item_ids == ("i1", "i2", "i3")
+    assert store.read("u").history.item_ids == ("i1", "i2", "i3")
     assert store.events_since()["event_id"].to_list() == ["e1", "e2", "e3"]
 
 
 def test_late_events_find_their_place_and_the_oldest_leave(store):
     store.append([event(n, at=n * 10) for n in (5, 3, 9, 7)])
     store.append([event(4, at=30)])
-    assert store.history("u").item_ids == ("i3", "i4", "i5", "i7", "i9")
+    assert store.read("u").history.item_ids == ("i3", "i4", "i5", "i7", "i9")
     store.append([event(1, at=10)])
-    assert store.history("u").item_ids == ("i3", "i4", "i5", "i7", "i9")
+    assert store.read("u").history.item_ids == ("i3", "i4", "i5", "i7", "i9")
     store.append([event(8, at=80)])
-    assert store.history("u").item_ids == ("i4", "i5", "i7", "i8", "i9")
+    assert store.read("u").history.item_ids == ("i4", "i5", "i7", "i8", "i9")
 
 
 SEEN = st.builds(Seen, st.integers(0, 6), st.sampled_from("abc"), st.sampled_from([CLICK, RATE]), st.sampled_from([1.0, 2.0]))
@@ -114,7 +114,7 @@ def test_what_was_told_twice_counts_once(told):
 def test_a_later_telling_corrects_the_earlier_one(store):
     store.append([event(1, item="a", kind="rate", rating=2, at=5), event(2, item="b", at=5)])
     store.append([event(3, item="a", kind="rate", rating=4, at=5)])
-    assert store.history("u").item_ids == ("b", "a") and store.history("u").rating_L[1] == 4
+    assert store.read("u").history.item_ids == ("b", "a") and store.read("u").history.rating_L[1] == 4
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=9)
@@ -136,25 +136,25 @@ def test_a_release_is_the_base_and_events_are_told_on_top(store, tmp_path):
         tmp_path / "v1", {"u": base, "late": [("new", WATCH, np.nan, 9)], "none": []}, {"u": ("DE", "premium", 1980), "w": (None,) * 3}
     )
     assert store.load_histories(*files, version="v1")
-    assert store.history("u").item_ids == ("i10", "i15", "i20")
-    assert store.history("late").item_ids == ("old", "new")
-    assert store.fields("u") == UserFields("DE", "premium", 1980)
-    assert store.fields("w") == UserFields()
-    assert store.known("w") and not store.known("none")
+    assert store.read("u").history.item_ids == ("i10", "i15", "i20")
+    assert store.read("late").history.item_ids == ("old", "new")
+    assert store.read("u").fields == UserFields("DE", "premium", 1980)
+    assert store.read("w").fields == UserFields()
+    assert "w" in store.user_ids() and "none" not in store.user_ids()
     store.append([event(30)])
     assert not store.load_histories(*files, version="v1")
-    assert store.history("u").item_ids == ("i10", "i15", "i20", "i30")
+    assert store.read("u").history.item_ids == ("i10", "i15", "i20", "i30")
 
 
 def test_the_next_release_takes_the_place_of_the_last_and_no_event_is_lost(store, tmp_path):
     store.load_histories(*parquet(tmp_path / "v1", {"u": [("a", WATCH, np.nan, 1)], "gone": [("a", WATCH, np.nan, 1)]}), version="v1")
     store.append([event(5), event(6, user="v")])
     store.load_histories(*parquet(tmp_path / "v2", {"u": [("b", RATE, 4.0, 2), ("i5", WATCH, np.nan, 5)]}), version="v2")
-    assert store.history("u").item_ids == ("b", "i5")
-    assert store.history("v").item_ids == ("i6",)
-    assert not store.known("gone")
+    assert store.read("u").history.item_ids == ("b", "i5")
+    assert store.read("v").history.item_ids == ("i6",)
+    assert "gone" not in store.user_ids()
     assert store.load_histories(tmp_path / "v1/histories.parquet", tmp_path / "v1/users.parquet", version="v1")
-    assert store.history("u").item_ids == ("a", "i5")
+    assert store.read("u").history.item_ids == ("a", "i5")
 
 
 @settings(max_examples=60, deadline=None)
@@ -171,10 +171,12 @@ def test_when_the_release_is_loaded_makes_no_difference(tmp_path_factory, base, 
     store.append(events[:before])
     store.load_histories(*files, version="v1")
     store.append(events[before:])
-    history = store.history("u")
+    history = store.read("u").history
     told = union(base, [seen for seen, user in live if user == "u"], length=length)
     assert list(zip(history.timestamp_L, history.item_ids, history.event_type_L, history.rating_L, strict=True)) == told
-    assert list(store.history("v").item_ids) == [seen.item_id for seen in union([], [s for s, user in live if user == "v"], length=length)]
+    assert list(store.read("v").history.item_ids) == [
+        seen.item_id for seen in union([], [s for s, user in live if user == "v"], length=length)
+    ]
     store.close()
 
 
@@ -184,7 +186,7 @@ def test_a_longer_memory_is_filled_by_the_next_load(tmp_path):
         store = SqliteStore(tmp_path / "store.db", history_length=length)
         store.append([event(20)])
         assert store.load_histories(*files, version="v1")
-        assert store.history("u").item_ids == (*(f"b{n}" for n in range(10 - length, 9)), "i20")
+        assert store.read("u").history.item_ids == (*(f"b{n}" for n in range(10 - length, 9)), "i20")
         store.close()
 
 
@@ -193,7 +195,7 @@ def test_many_users_are_loaded_in_pieces(store, tmp_path, monkeypatch):
     users = {f"u{n}": [(f"i{n}-{k}", WATCH, np.nan, k) for k in range(n % 8)] for n in range(30)}
     store.load_histories(*parquet(tmp_path / "v1", users), version="v1")
     for user, rows in users.items():
-        assert store.history(user).item_ids == tuple(row[0] for row in rows)[-5:]
+        assert store.read(user).history.item_ids == tuple(row[0] for row in rows)[-5:]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_a_wrong_base_is_refused_by_name_and_the_old_stays(store, tmp_path, rows
     store.load_histories(*parquet(tmp_path / "v1", {"u": [("a", WATCH, np.nan, 1)]}), version="v1")
     with pytest.raises(StoreError, match=f"histories.parquet.*{word}"):
         store.load_histories(*parquet(tmp_path / "v2", {"w": [("a", WATCH, np.nan, 1)], "u": rows}), version="v2")
-    assert store.history("u").item_ids == ("a",) and not store.known("w")
+    assert store.read("u").history.item_ids == ("a",) and "w" not in store.user_ids()
 
 
 def test_files_that_are_not_there_cut_short_or_disagree(store, tmp_path):
@@ -224,7 +226,7 @@ def test_files_that_are_not_there_cut_short_or_disagree(store, tmp_path):
     histories.write_bytes(histories.read_bytes()[:-30])
     with pytest.raises(StoreError, match=r"histories.parquet: cannot be read"):
         store.load_histories(histories, users, version="v1")
-    assert not store.known("u")
+    assert "u" not in store.user_ids()
 
 
 def test_events_come_out_as_the_events_table(store):
@@ -263,10 +265,10 @@ def test_threads_write_and_read_at_once(tmp_path):
         return sum(store.append([event(f"{worker}-{n}", at=n), event(f"all-{n}", user="w", at=n)]) for n in range(25))
 
     with ThreadPoolExecutor(8) as threads:
-        reads = [threads.submit(lambda: [len(store.history("u").item_ids) for _ in range(50)]) for _ in range(2)]
+        reads = [threads.submit(lambda: [len(store.read("u").history.item_ids) for _ in range(50)]) for _ in range(2)]
         assert sum(threads.map(write, range(6))) == 6 * 25 + 25
     assert all(found.result() == sorted(found.result()) for found in reads)
-    assert len(store.history("u").item_ids) == 150 and len(store.history("w").item_ids) == 25
+    assert len(store.read("u").history.item_ids) == 150 and len(store.read("w").history.item_ids) == 25
     store.close()
 
 
@@ -302,7 +304,7 @@ def test_kill_nine_loses_nothing_acknowledged_and_doubles_nothing(tmp_path):
         numbers = [int(name[1:]) for name in written["event_id"]]
         assert numbers == list(range(len(numbers))) and len(numbers) - 1 >= acknowledged and len(numbers) % 2 == 0
         for user in ("u0", "u1", "u2"):
-            assert store.history(user).item_ids == tuple(written.filter(pl.col("user_id") == user)["item_id"])[-200:]
+            assert store.read(user).history.item_ids == tuple(written.filter(pl.col("user_id") == user)["item_id"])[-200:]
         store.close()
 
 
@@ -333,7 +335,7 @@ def test_damage_is_named_wherever_it_is_met(tmp_path):
     def use_it():
         store = SqliteStore(path)
         for number in range(3000):
-            store.history(f"u{number}")
+            store.read(f"u{number}")
             store.append([event(5000 + number, user=f"u{number}")])
 
     with pytest.raises(StoreError, match=r"store.db.*restore"):
@@ -347,7 +349,7 @@ def test_a_damaged_history_is_named(store):
             connection.execute("BEGIN")
             connection.execute(f"UPDATE histories SET packed = CAST({change} AS BLOB)")
             connection.execute("COMMIT")
-            for use in (store.history, lambda user: store.append([event(3, user=user)])):
+            for use in (store.read, lambda user: store.append([event(3, user=user)])):
                 with pytest.raises(StoreError, match=r"store.db.*'u' is damaged.*restore"):
                     use("u")
     connection.close()
@@ -357,6 +359,6 @@ def test_a_damaged_history_is_named(store):
 def test_a_closed_store_says_so(store):
     store.close()
     with pytest.raises(StoreError, match="closed"):
-        store.history("u")
+        store.read("u")
     with ThreadPoolExecutor(1) as thread, pytest.raises(StoreError, match="closed"):
-        thread.submit(store.history, "u").result()
+        thread.submit(store.read, "u").result()
