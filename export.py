@@ -151,7 +151,7 @@ def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]
         request = contract.Request(user_id, now, count=10, request_id=f"golden-{number}")
         found = recommender.store.read(user_id)
         history, fields = found.history, found.fields
-        slate = recommender.answer(request, history, fields)
+        slate = recommender.answer(request, found)
         known = {name: list(values) if name == "item_ids" else values.tolist() for name, values in _fields(history).items()}
         known["rating_L"] = [None if np.isnan(rating) else rating for rating in known["rating_L"]]
         shown = [shown.item_id for shown in slate.recommendations]

@@ -93,6 +93,11 @@ class Catalogue:
         set_K = self._region_set_I[item_row_K]  # first: a set is there before a row names it
         return self._open_to(region, len(self._region_sets.words))[set_K]  # the last entry is found by −1, an item without regions
 
+    def bears(self, genre: str, item_row_K: np.ndarray) -> np.ndarray:
+        """bool (K): whether each item is of this genre; none is of one that the release does not know."""
+        number = int(self._genres.rows([genre])[0]) - 1
+        return self.genre_IG[item_row_K, number] > 0 if number >= 0 else np.zeros(len(item_row_K), bool)
+
     def posted_since(self, ms: int) -> np.ndarray:
         """Rows, int64, of the items that were posted at or after `ms` (UTC)."""
         count = len(self.item_ids)

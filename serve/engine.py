@@ -1,23 +1,19 @@
 """One serving process: the store, the releases at work in it, and everything that is asked of them. HTTP and the command line are its doors."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from typing import Self
 
 import polars as pl
 
 from serve import events, new_items, slate_log, slates, why
 from serve.ab import Report, report
-from serve.contract import Request, Slate
+from serve.contract import LoggedSlate, Request, Slate
 from serve.fleet import CHAMPION, Fleet
 from serve.gauges import Gauges
 from serve.limits import InvalidRequest, check, check_count, check_id
-from serve.open_store import open_store
-from serve.served import NOBODY, Remembered, Served, opened
-from serve.settings import Settings
+from serve.served import Remembered, Served
 from serve.slate_log import SlateLog
 from serve.store import Store, StoreError
 
@@ -128,10 +124,10 @@ class Engine:
         self.store.put_answers(user_id, kept)
         return len(kept)
 
-    def report(self, shares: dict[str, float]) -> Report:
+    @staticmethod
+    def reported(store: Store, shares: Mapping[str, float]) -> Report:
         """What came of each arm's slates, from the log of what was shown and the events since."""
-        logged = [slate for _, slate in self.store.slates_since()]
-        return report(logged, self.store.events_since(), champion=CHAMPION, shares=shares)
+        return report(_all_slates(store), store.events_since(limit=sys.maxsize), champion=CHAMPION, shares=shares)
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """(whether everything is in its place, part by part what is not)."""
@@ -176,6 +172,13 @@ def _whole(served: Served | Remembered) -> Served:
     if isinstance(served, Remembered):
         raise Unavailable("No release can be opened; only slates that were precomputed are served. /readyz says why.")
     return served
+
+
+def _all_slates(store: Store) -> Iterator[LoggedSlate]:
+    after = 0
+    while batch := store.slates_since(after):
+        yield from (slate for _, slate in batch)
+        after = batch[-1][0]
 
 
 def _said(store: Store) -> str:

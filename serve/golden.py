@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serve.contract import History, Request, UserFields
+from serve.contract import History, Known, Request, UserFields
 from serve.manifest import ReleaseError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_slates(recommender: "Recommender") -> None:
             np.array(told["history"]["timestamp_L"], np.int64),
         )
         request = Request(**told["request"])
-        slate = recommender.answer(request, history, UserFields(**told["fields"]))
+        slate = recommender.answer(request, Known(history, UserFields(**told["fields"])))
         shown, expected = [shown.item_id for shown in slate.recommendations], told["item_ids"]
         same = len(set(shown) & set(expected)) / max(len(shown), len(expected), 1)
         if (shown or expected) and same < SAME:
