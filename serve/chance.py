@@ -1,7 +1,7 @@
 """Where chance enters a page: last, so that its probability can be written down.
 
-The page is fixed first. Then each explore slot keeps its item with probability 1 − ε, or shows an item drawn uniformly, without replacement,
-from the pool: the eligible items that the page does not hold. What was decided without chance has no propensity.
+The page is fixed first. Then each explore slot keeps its item with probability 1 − ε, or shows an item drawn uniformly, without
+replacement, from the pool: the eligible items that the page does not hold. What was decided without chance has no propensity.
 """
 
 import hashlib

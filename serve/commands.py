@@ -23,12 +23,11 @@ from serve.fleet import Fleet
 from serve.gauges import Gauges
 from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
-from serve.open_store import open_store
 from serve.recommender import Recommender
 from serve.release import Release
 from serve.served import NOBODY, Remembered, opened
 from serve.settings import Settings, SettingsError
-from serve.store import Store
+from serve.store import Store, open_store
 from serve.triton import Client
 
 logger = logging.getLogger("serve")
@@ -39,7 +38,7 @@ DRAIN_S = 30
 def engine(chosen: Settings) -> Iterator[Engine]:
     """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them."""
     gauges, clock = Gauges(), Clock(chosen.time)
-    with store_of(chosen) as store:
+    with store_of(chosen, clock) as store:
         fleet = Fleet(
             chosen.releases, opened(chosen, store, gauges, clock), salt=chosen.arms.salt, shares=chosen.arms.shares,
             last_resort=lambda _: (Remembered(store), lambda: None),
@@ -52,12 +51,13 @@ def engine(chosen: Settings) -> Iterator[Engine]:
 
 
 @contextmanager
-def store_of(chosen: Settings) -> Iterator[Store]:
+def store_of(chosen: Settings, clock: Clock | None = None) -> Iterator[Store]:
     """The store of the settings, open for as long as the block lasts."""
     chosen.state.mkdir(parents=True, exist_ok=True)
     store = open_store(
-        chosen.store or chosen.state / "live.sqlite", history_length=chosen.history_length, shown_days=chosen.rules.shown_days
-    )
+        chosen.store or chosen.state / "live.sqlite", history_length=chosen.history_length, shown_days=chosen.rules.shown_days,
+        now_ms=(clock or Clock("now")).now_ms,
+    )  # fmt: skip
     try:
         yield store
     finally:
@@ -222,7 +222,9 @@ def ab(chosen: Settings, arguments: argparse.Namespace) -> None:
     console = Console()
     console.print(table)
     mismatch = "" if told.mismatch_p is None else f"Shares kept: p = {told.mismatch_p:.3g}. "
-    console.print(f"{mismatch}Users in several arms: {told.users_in_several_arms}. Events of no slate: {told.events_unmatched}.", markup=False)
+    console.print(
+        f"{mismatch}Users in several arms: {told.users_in_several_arms}. Events of no slate: {told.events_unmatched}.", markup=False
+    )
 
 
 def _door(chosen: Settings) -> socket.socket:

@@ -1,4 +1,5 @@
-"""One serving process: the store, the releases at work in it, and everything that is asked of them. HTTP and the command line are its doors."""
+"""One serving process: the store, the releases at work in it, and everything that is asked of them. HTTP and the command line are its
+doors."""
 
 import logging
 import sys

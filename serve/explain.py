@@ -20,8 +20,8 @@ SUSPECTS = 8  # history items left out for each shown item: those nearest to it
 
 @dataclass(frozen=True, slots=True)
 class Causes:
-    """For each shown item the history row (item_row) and event code that caused it, or -1 where no single item did; `loss_N` is the share of
-    its probability that is lost without it."""
+    """For each shown item the history row (item_row) and event code that caused it, or -1 where no single item did; `loss_N` is the share
+    of its probability that is lost without it."""
 
     item_row_N: np.ndarray
     event_code_N: np.ndarray
@@ -114,4 +114,3 @@ def most_missed(loss_NX: np.ndarray) -> np.ndarray:
 def no_causes(count: int) -> Causes:
     """Nothing in particular caused any of `count` items: nobody's history was read."""
     return Causes(np.full(count, -1), np.full(count, -1), np.zeros(count))
-

@@ -31,10 +31,11 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Positions among the candidates, first to last, and what gave each its place: "" is worth and variety, else the kind whose turn it was.
+    """Positions among the candidates, first to last, and what gave each its place: "" is worth and variety, else the kind whose turn it
+    was.
 
-    `main` is what worth and variety alone chose; `held` names the cap that kept a candidate from a place it would have had; `skipped` counts
-    what each rule did.
+    `main` is what worth and variety alone chose; `held` names the cap that kept a candidate from a place it would have had; `skipped`
+    counts what each rule did.
     """
 
     order_N: np.ndarray
@@ -48,8 +49,8 @@ def arrange(
     scored: Scored, catalogue: Catalogue, policy: Rules, request: Request, *, reserved: Mapping[int, int], share_G: np.ndarray,
     history_vector_ED: np.ndarray, now: int,
 ) -> Page:  # fmt: skip
-    """The page of a request. `reserved` are editorial slots: place (from 1) → item row; they hold only on a homepage, and only for items that
-    came through the filters. What was begun stands first, the newest first."""
+    """The page of a request. `reserved` are editorial slots: place (from 1) → item row; they hold only on a homepage, and only for items
+    that came through the filters. What was begun stands first, the newest first."""
     main = select(scored, catalogue, request, share_G)
     place_of = {int(row): position for position, row in enumerate(scored.item_row_K)}
     begun = [int(position) for position in np.flatnonzero(scored.proposed["half watched"])]
@@ -64,11 +65,9 @@ def arrange(
         groups=groups,
         plan={kind: slots.Turn(turn.every, turn.first - 1) for kind, turn in policy.turns.items() if kind in groups},
         reserved=held,
-        caps={
-            name: slots.Cap(label, policy.caps[name]) for name, label in rules.labels(policy.caps, catalogue, scored.item_row_K).items()
-        },
+        caps={name: slots.Cap(label, policy.caps[name]) for name, label in rules.labels(policy.caps, catalogue, scored.item_row_K).items()},
     )
-    reserved_kind = {position: "begun" for position in begun}
+    reserved_kind = dict.fromkeys(begun, "begun")
     kind_N = tuple(
         reserved_kind.get(int(position), "editorial") if kind == slots.RESERVED else kind
         for position, kind in zip(filled.order_N, filled.kind_N, strict=True)

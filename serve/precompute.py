@@ -90,5 +90,3 @@ def _resumed(marker: Path, version: str) -> str:
         logger.warning("%s cannot be read: precomputing from the first user on", marker)
         return ""
     return told["after"] if told.get("version") == version else ""
-
-

@@ -44,7 +44,8 @@ PATIENCE_MS = 30_000  # of the golden check: a server that just started is slow 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How requests are answered, besides the models: the rules of the page, when a precomputed slate will do, how long models are waited for."""
+    """How requests are answered, besides the models: the rules of the page, when a precomputed slate will do, how long models are waited
+    for."""
 
     rules: Rules = field(default_factory=Rules)
     ahead: precompute.Rule = precompute.Rule()
@@ -118,7 +119,8 @@ class Recommender:
         cls, release: Release, client: Client, *, store: Store, budgets: Mapping[str, Budget] = BUDGETS, policy: Policy | None = None,
         sources: Sequence[Source] | None = None, on_query: Callable[[np.ndarray], None] = lambda _: None,
     ) -> Self:  # fmt: skip
-        """A recommender whose golden answers nobody compared: what export records them with. `sources` are the release's own, unless told."""
+        """A recommender whose golden answers nobody compared: what export records them with. `sources` are the release's own, unless
+        told."""
         panel = Panel(usual(release) if sources is None else sources, budgets)
         last_hour = int((release.clock.key & 0xFFFFFFFF).max(initial=-1)) + 1
         quiz = Quiz.open(release.path)
@@ -147,7 +149,8 @@ class Recommender:
         return self.answer(request, known, tally)
 
     def answer(self, request: Request, known: Known, tally: Tally | None = None) -> Slate:
-        """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same answer."""
+        """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same
+        answer."""
         tally = tally or Tally(self.policy.deadline_ms)
         before = dict(tally.dropped)
         try:
@@ -206,8 +209,8 @@ class Recommender:
         return slates.slate(self, request, shown, probability_N.tolist(), said, self._answered_by(request, course, tally), tally, drawn)
 
     def person(self, request: Request, known: Known, tally: Tally) -> Person:
-        """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday, not
-        another popularity."""
+        """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday,
+        not another popularity."""
         who, unknown = person(self.release, request, known.history, known.fields)
         tally.drop({"event of an unknown item": unknown})
         taste_D = None

@@ -49,8 +49,8 @@ class Explore:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a page. `caps` is the most of one genre, creator or franchise in any 25 places; `shown_most` how often an item is shown to
-    a user within the store's `shown_days` before it rests; `new_days` until when an item is new."""
+    """The rules of a page. `caps` is the most of one genre, creator or franchise in any 25 places; `shown_most` how often an item is
+    shown to a user within the store's `shown_days` before it rests; `new_days` until when an item is new."""
 
     boosts: Mapping[str, Boost] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)

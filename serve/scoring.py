@@ -163,7 +163,13 @@ class Scorer:
         return self._rank(query_PD, history, moment_BC, row_P1, row_P1, now)[:, 0, self.release.manifest.relevance_head]
 
     def _rank(
-        self, query_BD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, row_BK: np.ndarray, told_BK: np.ndarray, now: int
+        self,
+        query_BD: np.ndarray,
+        history: features.PackedHistory,
+        moment_BC: np.ndarray,
+        row_BK: np.ndarray,
+        told_BK: np.ndarray,
+        now: int,
     ) -> np.ndarray:
         """Candidates `row_BK` under each query; `told_BK` is the same, or its one row where all B share it."""
         moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))

@@ -16,7 +16,6 @@ from serve.histories import NOTHING
 from serve.judge import Judge
 from serve.limits import check
 from serve.live import Live
-from serve.manifest import ReleaseError
 from serve.new_items import NewItems
 from serve.recommender import Policy, Recommender
 from serve.release import Release

@@ -32,7 +32,8 @@ class Triton:
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """Which share of the users is answered by the challenger, while there is one. `salt` names the experiment: another stirs all users anew."""
+    """Which share of the users is answered by the challenger, while there is one. `salt` names the experiment: another stirs all users
+    anew."""
 
     salt: str
     shares: dict[Literal["champion", "challenger"], float]

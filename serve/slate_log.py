@@ -1,7 +1,7 @@
 """The log of what was shown: every slate, with its sources, arm, positions and the propensity of what chance put there.
 
-Answers do not wait for it. Slates go to the store in batches, from a thread; what does not fit into the queue, because the store is away for
-long, is dropped and counted. Tomorrow's training reads them back as the Impressions table.
+Answers do not wait for it. Slates go to the store in batches, from a thread; what does not fit into the queue, because the store is away
+for long, is dropped and counted. Tomorrow's training reads them back as the Impressions table.
 """
 
 import logging

@@ -128,9 +128,7 @@ class Client:
         self._load_timeout_s = load_timeout_ms / 1000
         self._client = InferenceServerClient(url, channel_args=list(CHANNEL_OPTIONS))
 
-    def infer(
-        self, model: ModelSpec, *arrays: np.ndarray, version: str = "", within_ms: float = math.inf
-    ) -> tuple[np.ndarray, ...]:
+    def infer(self, model: ModelSpec, *arrays: np.ndarray, version: str = "", within_ms: float = math.inf) -> tuple[np.ndarray, ...]:
         """Run `model` on one array per input, batch dimension first → one read-only array per output, in the model's order.
 
         Without a `version` the newest served answers. It is waited for no longer than the client's timeout and than `within_ms`. Raises

@@ -70,7 +70,9 @@ def _not_shown(request: Request, told: dict, candidates: int) -> str:
     if told["cap"]:
         return f"The cap on one {told['cap']} held it back."
     if told["diversity"]:
-        return f"{told['diversity']['method']} would have it at step {told['diversity']['step']}, behind the {request.count} that were shown."
+        return (
+            f"{told['diversity']['method']} would have it at step {told['diversity']['step']}, behind the {request.count} that were shown."
+        )
     return f"It ranks {told['rank']} of {candidates} by worth, and what was chosen before it was worth more or less alike what stood there."
 
 
@@ -99,7 +101,11 @@ def _alone(recommender: "Recommender", course: "Course", row: int) -> dict[str, 
         all_NX = np.ones((1, len(history_row_X)), bool)
         loss_X = explain.losses(scorer, course.who, history_row_X, row_N, probability_N, all_NX)[0]
         contributions = [
-            {"item_id": release.catalogue.item_ids[history_row_X[x]], "title": release.catalogue.titles[history_row_X[x]], "loss": float(loss_X[x])}
+            {
+                "item_id": release.catalogue.item_ids[history_row_X[x]],
+                "title": release.catalogue.titles[history_row_X[x]],
+                "loss": float(loss_X[x]),
+            }
             for x in np.argsort(-loss_X, kind="stable")
         ]
     heads = dict(zip(release.manifest.heads, map(float, value_H), strict=True))
