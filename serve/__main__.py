@@ -25,6 +25,7 @@ from serve.contract import CONTEXTS, Request, Slate
 from serve.events import MAX_BODY_BYTES
 from serve.limits import InvalidRequest, check
 from serve.manifest import ReleaseError
+from serve.new_items import NewItems
 from serve.recommender import Recommender, UnknownItem
 from serve.release import Release
 from serve.settings import Settings, SettingsError, settings
@@ -49,9 +50,12 @@ def opened(chosen: Settings) -> Iterator[Recommender]:
             recommender = Recommender.verified(
                 loaded, Client(url, timeout_ms=chosen.triton.timeout_ms), store=store, budgets=chosen.sources
             )
+            follower = NewItems(loaded, recommender.scorer.client, store)  # after the golden slates, which know no new item
             try:
+                follower.start()
                 yield recommender
             finally:
+                follower.close()
                 recommender.close()
     finally:
         store.close()

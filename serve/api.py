@@ -15,11 +15,14 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve import events
+from serve import events, new_items
 from serve.contract import Request, Slate
 from serve.gauges import Gauges
 from serve.limits import InvalidRequest, check_count, check_id, refusal
+from serve.new_items import Exists
 from serve.recommender import Recommender, UnknownItem
+from serve.release import NoRoom
+from serve.triton import TritonError
 
 logger = logging.getLogger(__name__)
 WEB = Path(__file__).parent / "web"
@@ -70,6 +73,21 @@ def create_app(recommender: Recommender, *, now_ms: Callable[[], int], gauges: G
         gauges.refused(422)
         return JSONResponse({"field": error.field, "detail": str(error)}, 422)
 
+    @app.exception_handler(Exists)
+    def exists(_: HttpRequest, error: Exists) -> JSONResponse:
+        gauges.refused(409)
+        return JSONResponse({"field": error.field, "detail": str(error)}, 409)
+
+    @app.exception_handler(NoRoom)
+    def no_room(_: HttpRequest, error: NoRoom) -> JSONResponse:
+        gauges.refused(507)
+        return JSONResponse({"field": "body", "detail": f"{error}."}, 507)
+
+    @app.exception_handler(TritonError)
+    def no_model(_: HttpRequest, error: TritonError) -> JSONResponse:
+        gauges.refused(503)
+        return JSONResponse({"field": "body", "detail": f"Nothing was stored: {error}. Send it again later."}, 503)
+
     @app.exception_handler(RequestValidationError)
     def unreadable(request: HttpRequest, error: RequestValidationError) -> JSONResponse:
         return invalid(request, refusal(error))
@@ -119,6 +137,16 @@ def create_app(recommender: Recommender, *, now_ms: Callable[[], int], gauges: G
         receipt = await run_in_threadpool(events.record, events.parse(body, now_ms()), release, store)
         gauges.received(receipt.stored, receipt.repeated)
         return JSONResponse({"stored": receipt.stored, "repeated": receipt.repeated})
+
+    @app.post("/v1/items", openapi_extra=new_items.OPENAPI)
+    async def post_items(request: HttpRequest) -> JSONResponse:
+        body = b""
+        async for part in request.stream():
+            body += part
+            new_items.check_size(len(body))
+        items = await run_in_threadpool(new_items.parse, body, now_ms(), release)
+        receipt = await run_in_threadpool(new_items.post, items, release, recommender.scorer.client, store)
+        return JSONResponse({"stored": receipt.stored})
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:

@@ -11,7 +11,7 @@ A history is the union of what the release knew at export and of every event app
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS events (
   device TEXT, region TEXT, request_id TEXT);
 CREATE TABLE IF NOT EXISTS histories (user_id TEXT NOT NULL UNIQUE, packed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, region TEXT, subscription_tier TEXT, birth_year INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS items (sequence INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL UNIQUE, item TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS loaded (release TEXT NOT NULL, history_length INTEGER NOT NULL);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
@@ -142,6 +143,16 @@ class SqliteStore:
         query = f"SELECT sequence, {NAMES} FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
         schema = {"sequence": pl.Int64()} | {name: EVENTS[name].dtype for name in EVENT_COLUMNS}
         return pl.DataFrame(self._all(query, (sequence, limit)), schema=schema, orient="row")
+
+    # TO BE REPLACED by the store's own: the least that new items need.
+    def put_items(self, items: Mapping[str, str]) -> None:
+        """Keep posted items: item_id → the item as JSON. Posted again, the newer takes the place of the earlier under a new number."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO items (item_id, item) VALUES (?, ?)", items.items())
+
+    def items_since(self, sequence: int = 0, *, limit: int = 1_000) -> list[tuple[int, str, str]]:
+        """Up to `limit` posted items after number `sequence`, in order: (number, item_id, JSON)."""
+        return self._all("SELECT sequence, item_id, item FROM items WHERE sequence > ? ORDER BY sequence LIMIT ?", (sequence, limit))
 
     def close(self) -> None:
         """Close every thread's connection. Any use afterwards raises `StoreError`."""
