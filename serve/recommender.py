@@ -29,6 +29,8 @@ from serve.release import Release
 from serve.scoring import Person, Scorer, pack, person
 from serve.sources import Ask, Collaborative, HalfWatched, Popular, Similar
 from serve.sqlite_store import SqliteStore
+from serve.tops import Tops
+from serve.trends import Trends
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
@@ -117,7 +119,9 @@ class Recommender:
     def of(cls, release: Release, client: Client, *, store: SqliteStore, budgets: Mapping[str, Budget] = BUDGETS) -> Self:
         """A recommender whose golden answers nobody compared: what export records them with."""
         vector_ID = release.items[:, release.manifest.width :]
-        popular = Popular.of(release.clock, release.manifest.item_count)
+        regions, days = release.vocabulary.region.words, release.release_day_I
+        tops = Tops.of(Trends.open(release.path, release.manifest, release_day_I=days, words=regions))
+        popular = Popular(lambda: tops, tops.trends.last_hour)
         sources = (Collaborative(release.index), Similar(release.index, vector_ID), HalfWatched(), popular)
         return cls(release, store, Scorer(release, client), Panel(sources, budgets), popular.last_hour)
 
@@ -158,7 +162,7 @@ class Recommender:
             query_BD = self.scorer.query(history, who.moment_BC)
         with tally.stage("sources"):
             names = NOBODY if nobody and request.context != "item" else SOURCES_OF[request.context]
-            candidates, missing = self.panel.propose(names, Ask(who, query_BD, item_row))
+            candidates, missing, cut = self.panel.propose(names, Ask(who, query_BD, item_row, request.region, request.timestamp))
         with tally.stage("filters"):
             candidates = self._filter(candidates, who, item_row, tally)
         with tally.stage("ranker"):
@@ -172,7 +176,7 @@ class Recommender:
             if item_row is None:
                 cause = explain.causes(self.scorer, who, shown.item_row_K, probability_N)
             said = self._say(shown, cause, item_row, nobody)
-        tally.drop({f"source {name}: {why}": 1 for name, why in missing.items()})
+        tally.drop({f"source {name}: {why}": 1 for name, why in missing.items()} | {"too many candidates": cut})
         by = "personalised" if not nobody else "popular" if item_row is None else "similar"
         without = f" (without {', '.join(missing)})" if missing else ""
         return self._slate(request.request_id, shown, probability_N.tolist(), said, by + without, tally)
@@ -181,12 +185,14 @@ class Recommender:
         """What can be said while no model answers: what is popular, or lies near the item asked about, in that order, unscored."""
         name = "similar" if request.context == "item" else "popular"
         with tally.stage("sources"):
-            candidates, missing = self.panel.propose([name], Ask(who, None, item_row))
+            candidates, missing, cut = self.panel.propose([name], Ask(who, None, item_row, request.region, request.timestamp))
         with tally.stage("filters"):
             candidates = self._filter(candidates, who, item_row, tally)
         shown = _take(candidates, np.arange(len(candidates.item_row_K))[: request.count])
         said = self._say(shown, explain.no_causes(len(shown.item_row_K)), item_row, nobody=True)
-        tally.drop({f"source {source}: {why}": 1 for source, why in missing.items()} | {"ranking unavailable": 1})
+        tally.drop(
+            {f"source {source}: {why}": 1 for source, why in missing.items()} | {"ranking unavailable": 1, "too many candidates": cut}
+        )
         return self._slate(request.request_id, shown, [None] * len(said), said, f"{name} (ranking unavailable)", tally)
 
     def similar(self, item_id: str, count: int) -> Slate:
