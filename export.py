@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,13 @@ import polars as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from data.content import RecipeFileError, read_recipe
-from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.aggregates import day_part_counts, region_counts
+from data.content import RecipeFileError, content_vectors, read_recipe
+from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
 from serve import contract, release
 from serve.contract import MAX_HISTORY
+from serve.index import Index
 from serve.local_triton import start
 from serve.recommender import Recommender
 from serve.triton import PYTHON, add_version
@@ -107,6 +109,46 @@ def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days:
     if longer := int((events_U > MAX_HISTORY).sum()):
         logger.warning("%s users have more than %s events: what lies before may be recommended to them again", longer, MAX_HISTORY)
     histories(log, MAX_HISTORY).write_parquet(staging / "histories.parquet")
+
+
+def write_trends(staging: Path, log: Log, half_life_days: Mapping[str, float]) -> None:
+    """What is taken up lately, by region and by part of the day, and how often each item was shown, all as of the log's end.
+
+    `half_life_days` has short and long, between which a trend is told, and popular. Where the log has no impressions, an item was shown as
+    often as something was done with it.
+    """
+    words = np.array([None, *log.vocabulary.region.words], object)
+    region_E = words[log.moment_EC[:, MOMENT.index("region")]]
+    events = pl.DataFrame(
+        {
+            "item_row": log.item_row_E,
+            "timestamp": log.timestamp_E,
+            "region": pl.Series(region_E.tolist(), dtype=pl.String),
+            "liked": is_liked(log.event_code_E),
+        }
+    ).lazy()
+    log_end = int(log.timestamp_E.max())
+    two = {"short_half_life_days": half_life_days["short"], "long_half_life_days": half_life_days["long"]}
+    region_counts(events, as_of=log_end, **two).collect().write_parquet(staging / "trends.parquet")
+    by_part = day_part_counts(events, as_of=log_end, half_life_days=half_life_days["popular"])
+    by_part.collect().write_parquet(staging / "day_parts.parquet")
+    impressions = log.split.tables.impressions
+    shown_end = int(impressions["timestamp"].max()) if len(impressions) else log_end
+    row_of = {item_id: row for row, item_id in enumerate(log.catalogue.item_ids)}
+    shown_row = [row_of[item_id] for item_id in impressions["item_id"]] if len(impressions) else log.item_row_E
+    np.save(staging / "exposure.npy", np.bincount(shown_row, minlength=len(row_of)).astype(np.int64))
+    told = {"log_end": log_end, "shown_end": shown_end, "half_life_days": dict(half_life_days)}
+    (staging / "trends.json").write_text(json.dumps(told))
+
+
+def write_content(staging: Path, log: Log, width: int, index: Callable[[np.ndarray], Index]) -> None:
+    """Content vectors with as much room as items.f16 (`width` is the towers') has, and the index of the items there are."""
+    vector_IC = content_vectors(log.catalogue.feature_IF, log.catalogue.recipe)
+    rows = (staging / "items.f16").stat().st_size // (4 * width)
+    room_RC = np.zeros((rows, vector_IC.shape[1]), np.float16)
+    room_RC[: len(vector_IC)] = vector_IC
+    room_RC.tofile(staging / "content.f16")
+    index(room_RC[: len(vector_IC)]).save(staging / "content.faiss")
 
 
 def histories(log: Log, length: int) -> pl.DataFrame:
@@ -201,6 +243,8 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     for spec, path in specs.items():
         add_version(staging / "triton", spec, 1, path, backend=backend, threads=cfg.threads, instances=cfg.instances)
     write_tables(staging, log, saved, ranks["clock_half_life_days"], cfg.room)
+    write_trends(staging, log, cfg.half_life_days)
+    write_content(staging, log, saved.width, instantiate(cfg.index))
     instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
     np.savez(staging / "golden.npz", **golden_tensors(retrieval, ranking))
     (staging / "golden.json").write_text("[]")

@@ -72,6 +72,7 @@ def write(world: World, releases: Path) -> None:
         centre_I = rng.integers(0, world.clusters, world.items)
         _write_items(world, folder, centre_I, rng)
         _write_tables(world, folder, centre_I, rng)
+        _write_sources(world, folder, centre_I, rng)
         _write_models(world, folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
@@ -143,6 +144,34 @@ def _write_tables(world: World, folder: Path, centre_I: np.ndarray, rng: np.rand
         rating_sum=count_I * rng.uniform(2, 5, world.items), rating_count=count_I, half_life_hours=720.0, prior_rating=3.6,
         prior_count=5.0,
     )  # fmt: skip
+
+
+def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.random.Generator) -> None:
+    """Content follows the centres as the items do; what is taken up is Zipf's, and each region's trend is noise on its habit."""
+    items, log_end = world.items, NOW_MS - 1
+    centre_CF = rng.standard_normal((world.clusters, FEATURES), np.float32)
+    vector_IF = centre_CF[centre_I] + rng.standard_normal((items, FEATURES), np.float32)
+    vector_IF /= np.linalg.norm(vector_IF, axis=1, keepdims=True)
+    rows = (folder / "items.f16").stat().st_size // (4 * world.width)
+    room_RF = np.zeros((rows, FEATURES), np.float16)
+    room_RF[:items] = vector_IF
+    room_RF.tofile(folder / "content.f16")
+    ivf_sq8(vector_IF).save(folder / "content.faiss")
+
+    row_I, habit_I = np.arange(items), 1e5 / rng.permutation(np.arange(1, items + 1))
+    tables = []
+    for region in (None, *REGIONS):
+        some = np.flatnonzero(rng.random(items) < (1.0 if region is None else 0.5))
+        long = habit_I[some] * rng.uniform(0.5, 2.0, len(some))
+        columns = {"region": region, "item_row": row_I[some], "short": long / 14 * rng.gamma(2.0, 0.5, len(some)), "long": long}
+        tables.append(pl.DataFrame(columns, schema_overrides={"region": pl.String}))
+    pl.concat(tables).write_parquet(folder / "trends.parquet")
+    part_6I = rng.dirichlet(np.full(6, 3.0), items).T * habit_I
+    parts = {"part": np.repeat(np.arange(6), items), "item_row": np.tile(row_I, 6), "count": part_6I.ravel()}
+    pl.DataFrame(parts).write_parquet(folder / "day_parts.parquet")
+    np.save(folder / "exposure.npy", rng.poisson(habit_I.clip(max=1e4)).astype(np.int64))
+    told = {"log_end": log_end, "shown_end": log_end, "half_life_days": {"short": 2.0, "long": 28.0, "popular": 7.0}}
+    (folder / "trends.json").write_text(json.dumps(told))
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:

@@ -8,7 +8,10 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
-from data.features import HOUR_MS, ItemClock, half_life_hours
+from data.features import DAY_MS, HOUR_MS, ItemClock, half_life_hours
+
+DAY_PARTS = 6
+"""Parts of four hours that a day (UTC, as everywhere) is counted by."""
 
 
 @nw.narwhalify
@@ -72,3 +75,40 @@ def item_clock(events: pl.DataFrame, *, half_life_days: float, prior_rating: flo
         half_life_hours=half_life,
         prior_rating=prior_rating,
     )
+
+
+def day_part(timestamp):
+    """Which of the `DAY_PARTS` of a day a moment (ms UTC) lies in: 0 from midnight on. Numbers, arrays and narwhals expressions alike."""
+    return timestamp // (DAY_MS // DAY_PARTS) % DAY_PARTS
+
+
+@nw.narwhalify
+def region_counts(events: nw.LazyFrame, *, as_of: int, short_half_life_days: float, long_half_life_days: float) -> nw.LazyFrame:
+    """One row per region and item with liked events there: `short` and `long`, the count decayed to `as_of` (ms UTC) at two speeds.
+
+    Rows whose region is null count everywhere: all events, whether their region is known or not. `events` holds item_row, timestamp,
+    region (or null) and liked. Sorted by region, null first, and item.
+    """
+    liked = events.filter(nw.col("liked")).with_columns(
+        _decayed(as_of, short_half_life_days).alias("short"), _decayed(as_of, long_half_life_days).alias("long")
+    )
+    summed = [nw.col("short").sum(), nw.col("long").sum()]
+    there = liked.filter(~nw.col("region").is_null()).group_by("region", "item_row").agg(*summed)
+    everywhere = liked.group_by("item_row").agg(*summed).with_columns(region=nw.lit(None, nw.String))
+    names = ("region", "item_row", "short", "long")
+    return nw.concat([everywhere.select(*names), there.select(*names)]).sort("region", "item_row")
+
+
+@nw.narwhalify
+def day_part_counts(events: nw.LazyFrame, *, as_of: int, half_life_days: float) -> nw.LazyFrame:
+    """One row per item and part of the day (`day_part`) with liked events then: `count`, decayed to `as_of` (ms UTC). `events` as above."""
+    liked = events.filter(nw.col("liked")).with_columns(
+        day_part(nw.col("timestamp")).alias("part"), _decayed(as_of, half_life_days).alias("count")
+    )
+    return liked.group_by("part", "item_row").agg(nw.col("count").sum()).sort("part", "item_row")
+
+
+def _decayed(as_of: int, half_life_days: float) -> nw.Expr:
+    """2^((t − as_of) / half-life) of each event."""
+    half_lives = (nw.col("timestamp") - as_of).cast(nw.Float64) / (half_life_hours(half_life_days) * HOUR_MS)
+    return (half_lives * float(np.log(2.0))).exp()

@@ -42,9 +42,14 @@ class ContentRecipe:
     std: Mapping[str, float]
 
     @property
+    def blocks(self) -> tuple[int, int, int, int]:
+        """How many columns genres, tags, text and the given embedding have, in this order; `NUMERIC` follows them."""
+        return len(self.genres.words), len(self.tags.words), self.component_TS.shape[1], self.embedding_width
+
+    @property
     def width(self) -> int:
         """F, the number of columns that `features` returns."""
-        return len(self.genres.words) + len(self.tags.words) + self.component_TS.shape[1] + self.embedding_width + len(NUMERIC)
+        return sum(self.blocks) + len(NUMERIC)
 
     def features(self, items: pl.DataFrame) -> np.ndarray:
         """float32 (rows of `items`, F).
@@ -96,6 +101,24 @@ class ContentRecipe:
             (items["maturity"].cast(pl.Float64) / 18).fill_null(0.0),
         )
         return np.stack([column.cast(pl.Float32).to_numpy() for column in columns], axis=1)
+
+
+def content_vectors(feature_IF: np.ndarray, recipe: ContentRecipe) -> np.ndarray:
+    """What items are made of as directions, float32 (I, C), from what `recipe.features` says of them.
+
+    Each block (genres, tags, text, given embedding) is brought to length one, then all of them side by side: between two items that have
+    every block, the cosine is the mean of the blocks' cosines, however many columns a block has. A block that an item lacks resembles
+    nothing, and an item without any content is the zero vector. Numbers are left out: a year is no direction. C is at least 1.
+    """
+    ends = np.cumsum(recipe.blocks)
+    parts = np.split(feature_IF[:, : ends[-1]].astype(np.float32), ends[:-1], axis=1)
+    vector_IC = np.concatenate([_unit(part) for part in parts], axis=1)
+    return _unit(vector_IC) if vector_IC.shape[1] else np.zeros((len(feature_IF), 1), np.float32)
+
+
+def _unit(vector_IC: np.ndarray) -> np.ndarray:
+    length_I1 = np.linalg.norm(vector_IC, axis=1, keepdims=True)
+    return np.divide(vector_IC, length_I1, out=np.zeros_like(vector_IC), where=length_I1 > 1e-6)
 
 
 def _scaled(items: pl.DataFrame) -> dict[str, pl.Series]:

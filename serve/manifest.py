@@ -15,6 +15,7 @@ MANIFEST = "manifest.json"
 FILES = (
     "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "recipe.npz", "clock.npz",
     "histories.parquet", "users.parquet", "golden.npz", "golden.json",
+    "content.f16", "content.faiss", "trends.parquet", "day_parts.parquet", "exposure.npy", "trends.json",
 )  # fmt: skip
 MODELS = ("user_tower", "item_tower", "ranker")
 MODEL_FILES = {"python": ("config.pbtxt", "1/model.pt", "1/model.py"), "pytorch": ("config.pbtxt", "1/model.pt")}

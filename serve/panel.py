@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from serve.sources import Ask, Source
 
 logger = logging.getLogger(__name__)
 THREADS_EACH = 8
+LIMIT = 1_000  # candidates of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,20 @@ class Budget:
 
     candidates: int
     timeout_ms: float
+
+
+BUDGETS: Mapping[str, Budget] = {
+    "collaborative": Budget(300, 250),
+    "content": Budget(200, 250),
+    "trending": Budget(100, 250),
+    "popular": Budget(100, 250),
+    "editorial": Budget(50, 250),
+    "explore": Budget(50, 250),
+    "because": Budget(200, 250),
+    "similar": Budget(500, 250),
+    "half watched": Budget(20, 250),
+}
+"""What each of `serve.sources.usual` may cost unless the configuration says otherwise."""
 
 
 class Panel:
@@ -39,15 +55,26 @@ class Panel:
         self._budgets = dict(budgets)
         self._threads = {source.name: ThreadPoolExecutor(THREADS_EACH, f"source-{source.name}") for source in sources}
 
-    def propose(self, names: Sequence[str], ask: Ask) -> tuple[Candidates, dict[str, str]]:
-        """(what the sources `names` proposed, merged; why a source is missing, by its name).
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources there are, in the order of their bits."""
+        return tuple(self._sources)
 
-        A source that is late is left behind, one that fails is logged; neither stops the others.
+    def source(self, name: str) -> Source:
+        """The source of this name."""
+        return self._sources[name]
+
+    def propose(
+        self, names: Sequence[str], ask: Ask, share_of: Mapping[str, float] = MappingProxyType({})
+    ) -> tuple[Candidates, dict[str, str], int]:
+        """(what the sources `names` proposed, merged; why a source is missing, by its name; how many candidates were too many).
+
+        `share_of` says what part of its budget of candidates a source may spend, all where it says nothing. A source that is late is left
+        behind, one that fails is logged; neither stops the others.
         """
         start = time.monotonic()
-        futures = {
-            name: self._threads[name].submit(self._sources[name].propose, ask, self._budgets[name].candidates) for name in names
-        }  # fmt: skip
+        count_of = {name: self._count(name, share_of) for name in names}
+        futures = {name: self._threads[name].submit(self._sources[name].propose, ask, count) for name, count in count_of.items() if count}
         proposals, missing = [], {}
         for name, future in futures.items():
             left_s = self._budgets[name].timeout_ms / 1000 - (time.monotonic() - start)
@@ -62,7 +89,20 @@ class Panel:
                 missing[name] = "failed"
                 continue
             proposals.append((self._bit[name], future.result()))
-        return merge(proposals), missing
+        candidates, cut = merge(proposals)
+        return candidates, missing, cut
+
+    def alone(self, name: str, ask: Ask, share_of: Mapping[str, float]) -> np.ndarray:
+        """What one source proposes, best first, asked without others and waited for: int64 item rows."""
+        count = self._count(name, share_of)
+        return self._sources[name].propose(ask, count) if count else np.zeros(0, np.int64)
+
+    def _count(self, name: str, share_of: Mapping[str, float]) -> int:
+        return round(self._budgets[name].candidates * share_of.get(name, 1.0))
+
+    def names_of(self, source: int) -> tuple[str, ...]:
+        """The sources whose bits are set."""
+        return tuple(name for name, bit in self._bit.items() if source >> bit & 1)
 
     def proposed_by(self, candidates: Candidates, name: str) -> np.ndarray:
         """Which candidates the source `name` proposed: bool (K)."""
@@ -74,12 +114,22 @@ class Panel:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def merge(proposals: Sequence[tuple[int, np.ndarray]]) -> Candidates:
-    """Every proposed item once, in the order of first sight, remembering in `source_K` by which bits it was proposed."""
-    item_row = np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in proposals)])
-    bit = np.concatenate([np.zeros(0, np.int64), *(np.full(len(rows), 1 << bit) for bit, rows in proposals)])
+def merge(proposals: Sequence[tuple[int, np.ndarray]], limit: int = LIMIT) -> tuple[Candidates, int]:
+    """(every proposed item once, in the order of first sight, remembering in `source_K` by which bits it was proposed; how many were cut).
+
+    Of more than `limit` items those stay that a source put nearest to its top, in rounds: every source's first, then every source's
+    second, and so on, an earlier source before a later one within a round. So no source is cut because it was asked last.
+    """
+    nothing = np.zeros(0, np.int64)
+    item_row = np.concatenate([nothing, *(rows for _, rows in proposals)])
+    bit = np.concatenate([nothing, *(np.full(len(rows), 1 << bit) for bit, rows in proposals)])
+    rank = np.concatenate([nothing, *(np.arange(len(rows)) for _, rows in proposals)])
     item_row_K, first_K, position = np.unique(item_row, return_index=True, return_inverse=True)
     source_K = np.zeros(len(item_row_K), np.int64)
     np.bitwise_or.at(source_K, position, bit)
     order = np.argsort(first_K)
-    return Candidates(item_row_K[order], source_K[order])
+    if len(order) > limit:
+        _, turn_K = np.unique(item_row[np.argsort(rank, kind="stable")], return_index=True)
+        stays = np.argsort(turn_K)[:limit]
+        order = stays[np.argsort(first_K[stays])]
+    return Candidates(item_row_K[order], source_K[order]), len(item_row_K) - len(order)

@@ -71,6 +71,7 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     write_recipe(folder / "recipe.npz", RECIPE)
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
+    _write_sources(folder, items)
     _write_models(folder, vector_ID, rng, seed)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
@@ -120,6 +121,27 @@ def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
         folder / "clock.npz", key=(row_I << 32) + hour, popularity=1.0 + (row_I * 7) % items, rating_sum=4.0 * (row_I % 5),
         rating_count=1.0 * (row_I % 5), half_life_hours=168.0, prior_rating=3.5, prior_count=5.0,
     )  # fmt: skip
+
+
+def _write_sources(folder: Path, items: int) -> None:
+    """Popularity as in the clock, at any time of day. Trending is i<n − 1>, i<n − 2>, … down to half of them, in DE only even rows.
+    Content is a direction per genre; every item was shown as often as its row says."""
+    row_I = np.arange(items, dtype=np.int64)
+    count_I = 1.0 + (row_I * 7) % items
+    parts = {"part": np.repeat(np.arange(6), items), "item_row": np.tile(row_I, 6), "count": np.tile(count_I / 6, 6)}
+    pl.DataFrame(parts).write_parquet(folder / "day_parts.parquet")
+    short_I = 10.0 + row_I
+    everywhere = pl.DataFrame({"region": None, "item_row": row_I, "short": short_I, "long": 10.0}, schema_overrides={"region": pl.String})
+    there = everywhere.filter(pl.col("item_row") % 2 == 0).with_columns(region=pl.lit("DE"))
+    pl.concat([everywhere, there]).write_parquet(folder / "trends.parquet")
+    np.save(folder / "exposure.npy", row_I)
+    days = {"short": 2.0, "long": 28.0, "popular": 7.0}
+    (folder / "trends.json").write_text(json.dumps({"log_end": START_MS, "shown_end": START_MS, "half_life_days": days}))
+    genres = pl.read_parquet(folder / "catalogue.parquet")["genres"]
+    vector_IC = np.array([[genre in has for genre in GENRES] for has in genres], np.float32)
+    vector_IC = (vector_IC / np.maximum(np.linalg.norm(vector_IC, axis=1, keepdims=True), 1e-6)).astype(np.float16)
+    vector_IC.tofile(folder / "content.f16")
+    exact(vector_IC).save(folder / "content.faiss")
 
 
 @torch.no_grad()
