@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.features import DISLIKED, EVENT_TYPE_CODE
 from serve.likeness import unit
 from serve.scoring import Person, Scorer, pack_without, pairs_of
 
 NOTICEABLE = 0.05  # of the item's probability; less than that is no reason
+REFUSED = (EVENT_TYPE_CODE["skip"], EVENT_TYPE_CODE["not_interested"], DISLIKED)  # is never named as what somebody came by an item by
 SUSPECTS = 8  # history items left out for each shown item: those nearest to it
 
 
@@ -26,14 +28,6 @@ class Causes:
     item_row_N: np.ndarray
     event_code_N: np.ndarray
     loss_N: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What share of the shown items' probability is lost without each history item, as far as it was asked: NaN where it was not."""
-
-    history_row_X: np.ndarray
-    loss_NX: np.ndarray
 
 
 def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
@@ -49,11 +43,12 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
         return no_causes(len(item_row_N))
     ask_NX = nearest(scorer, history_row_X, item_row_N)
     loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
-    named_N = most_missed(loss_NX)
+    nameable_X = ~np.isin(code_X, REFUSED)
+    named_N = most_missed(loss_NX, nameable_X)
     if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
         more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
         loss_NX = np.where(rest_NX, more_NX, loss_NX)
-        named_N = np.where(named_N >= 0, most_missed(loss_NX), -1)
+        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_X), -1)
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
     return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
@@ -97,18 +92,18 @@ def losses(
     return loss_NX
 
 
-def most_missed(loss_NX: np.ndarray) -> np.ndarray:
-    """For each shown item, the x whose absence costs most, or -1: int64 (N). NaN are those that were not asked about.
+def most_missed(loss_NX: np.ndarray, nameable_X: np.ndarray) -> np.ndarray:
+    """For each shown item, the nameable x whose absence costs most, or -1: int64 (N). NaN are those that were not asked about.
 
     The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median of the X, x itself among
     them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. An only item
     has no other to be compared with.
     """
-    most_N = np.where(np.isnan(loss_NX), -np.inf, loss_NX).argmax(1)
+    most_N = np.where(np.isnan(loss_NX) | ~nameable_X, -np.inf, loss_NX).argmax(1)
     loss_N = loss_NX[np.arange(len(loss_NX)), most_N]
     median_N = np.nanmedian(loss_NX, axis=1)
     alone_N = (~np.isnan(loss_NX)).sum(1) == 1
-    return np.where((loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
+    return np.where(nameable_X[most_N] & (loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
 
 
 def no_causes(count: int) -> Causes:

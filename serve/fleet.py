@@ -83,9 +83,11 @@ class Fleet(Generic[T]):
     """
 
     def __init__(
-        self, root: Path, open_release: Open[T], *, salt: str, shares: Mapping[str, float], retry_s: float = 30.0, drain_s: float = 30.0
-    ) -> None:
-        """Open what `current` names or, where that cannot be, the newest before it that can; and the challenger.
+        self, root: Path, open_release: Open[T], *, salt: str, shares: Mapping[str, float], retry_s: float = 30.0, drain_s: float = 30.0,
+        last_resort: Open[T] | None = None,
+    ) -> None:  # fmt: skip
+        """Open what `current` names or, where that cannot be, the newest before it that can, or by `last_resort`; and the challenger. What
+        stands in for the current release is exchanged for it as soon as it can be opened.
 
         Raises:
             ReleaseError, TritonError, StoreError, SchemaError, OSError: neither the current release nor one before it can be opened.
@@ -95,7 +97,7 @@ class Fleet(Generic[T]):
             raise ValueError(f"shares are of {', '.join(shares)}; expected {CHAMPION} and {CHALLENGER}")
         arm("", salt, shares)  # raises where they are none
         self._root, self._open, self._salt, self._shares = Path(root), open_release, salt, dict(shares)
-        self._retry_s, self._drain_s = retry_s, drain_s
+        self._retry_s, self._drain_s, self._last_resort = retry_s, drain_s, last_resort
         self._lock = threading.Lock()  # of the tables below; never held while something is opened or closed
         self._loaded: dict[str, _Berth[T]] = {}
         self._wanted: dict[str, str | None] = {}
@@ -189,7 +191,10 @@ class Fleet(Generic[T]):
                 logger.error("release %s cannot be served: %s", version, error)
                 errors.append(error)
         else:
-            raise errors[0]
+            if self._last_resort is None:
+                raise errors[0]
+            version = f"a stand-in for {versions[0]}"
+            self._loaded[CHAMPION] = _Berth(version, *self._last_resort(versions[0]))
         self._wanted[CHAMPION] = versions[0]
         if errors:
             self._fail(CHAMPION, versions[0], errors[0])

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 from typing import Annotated, NamedTuple
 
@@ -234,8 +235,12 @@ class NewItems:
     `failing` says why it could not, last it tried, or is None; `left_out` counts items for which there was no room.
     """
 
-    def __init__(self, release: Release, client: Client, store: Store, *, poll_s: float = POLL_S) -> None:
-        self._release, self._client, self._store, self._poll_s = release, client, store, poll_s
+    def __init__(
+        self, release: Release, client: Client, store: Store, *, added: Callable[[np.ndarray, int], None] = lambda *_: None,
+        poll_s: float = POLL_S,
+    ) -> None:  # fmt: skip
+        """`added` is told the rows (int64) and the time (ms UTC) of items as they come."""
+        self._release, self._client, self._store, self._poll_s, self._added = release, client, store, poll_s, added
         self._sequence, self.left_out = 0, 0
         self.failing: str | None = None
         self._turn, self._stop = threading.Lock(), threading.Event()
@@ -277,7 +282,9 @@ class NewItems:
             logger.error("no room for %s posted items: %s", f"{over:,}", MORE_ROOM)
             items = items.filter(~new | (new.cum_sum() <= catalogue.room))
         if len(items):
-            self._release.add(items, encode(items, self._release, self._client))
+            row_N = self._release.add(items, encode(items, self._release, self._client))
+        for row, posted_at in zip(row_N, items["posted_at"].to_list(), strict=True):
+            self._added(np.array([row]), posted_at)
         return len(items)
 
     def _lacks(self, item: dict) -> bool:

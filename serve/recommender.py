@@ -26,7 +26,7 @@ from serve.panel import BUDGETS, Budget, Panel
 from serve.release import Release
 from serve.rules import Rules
 from serve.scoring import Person, Scorer, pack, person
-from serve.sources import Ask, Source, usual
+from serve.sources import Ask, Source, resting
 from serve.store import Store, StoreError
 from serve.tally import Tally
 from serve.triton import Client, TritonError
@@ -121,7 +121,7 @@ class Recommender:
     ) -> Self:  # fmt: skip
         """A recommender whose golden answers nobody compared: what export records them with. `sources` are the release's own, unless
         told."""
-        panel = Panel(usual(release) if sources is None else sources, budgets)
+        panel = Panel(resting(release) if sources is None else sources, budgets)
         last_hour = int((release.clock.key & 0xFFFFFFFF).max(initial=-1)) + 1
         quiz = Quiz.open(release.path)
         return cls(release, store, Scorer(release, client, quiz.priors), panel, policy or Policy(), quiz, last_hour, on_query)

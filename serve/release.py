@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from data.content import ContentRecipe, RecipeFileError, read_recipe
+from data.content import ContentRecipe, RecipeFileError, content_vectors, read_recipe
 from data.features import MOMENT, NUMBERS, ItemClock, MomentVocabulary, Vocabulary
 from data.schema import ITEMS, USERS, Column, SchemaError, check_table
 from serve import contract
 from serve.catalogue import Catalogue, CatalogueFull
+from serve.content import ContentTable
 from serve.contract import ModelSpec
-from serve.index import Index, IndexFileError
+from serve.index import Index, IndexFileError, exact
 from serve.manifest import Manifest, ReleaseError, seal, verify
 from serve.publication import current, promote, publish, rollback, versions
 
@@ -30,6 +31,7 @@ __all__ = [
     "Catalogue", "Difference", "Manifest", "NoRoom", "Release", "ReleaseError",
     "current", "differences", "promote", "publish", "rollback", "seal", "verify", "versions",
 ]  # fmt: skip
+INDEXES = ("index.faiss", "content.faiss")
 MORE_ROOM = "export again with the posted items in its items table, or with a larger room=…"
 # fp16 rows of length one have steps of 1/2048 to 1/1024: two of them. fp32 sums of some thousand terms, ordered otherwise on another
 # machine or in another batch, move the sixth digit; a weight or a feature in the wrong place moves the first.
@@ -66,6 +68,7 @@ class Release:
     users: pl.DataFrame
     items: np.ndarray
     index: Index
+    content: ContentTable
     clock: ItemClock
     vocabulary: MomentVocabulary
     genres: tuple[str, ...]
@@ -99,6 +102,28 @@ class Release:
         """
         folder = Path(path).resolve()
         manifest = verify(folder)
+        try:
+            indexes = [Index.open(folder / file) for file in INDEXES]
+        except IndexFileError as error:
+            raise ReleaseError(folder, "an index", f"cannot be read ({error})") from error
+        return cls._of(folder, manifest, *indexes)
+
+    @classmethod
+    def mended(cls, path: Path | str) -> "Release":
+        """Open a release whose index files are missing or not what was sealed: exact ones are made anew from the vectors beside them.
+
+        Raises:
+            ReleaseError: another file is missing, cut short, altered, or does not go with the others.
+        """
+        folder = Path(path).resolve()
+        manifest = verify(folder, but=INDEXES)
+        count = manifest.item_count
+        row_RW = np.memmap(folder / "items.f16", np.float16, "r").reshape(-1, 2 * manifest.width)
+        content_RC = np.memmap(folder / "content.f16", np.float16, "r").reshape(len(row_RW), -1)
+        return cls._of(folder, manifest, exact(row_RW[:count, manifest.width :]), exact(content_RC[:count]))
+
+    @classmethod
+    def _of(cls, folder: Path, manifest: Manifest, index: Index, content_index: Index) -> "Release":
         frame = _table(folder, "catalogue.parquet", ITEMS)
         words = json.loads((folder / "vocabulary.json").read_bytes())
         genres = tuple(words["genres"])
@@ -109,10 +134,6 @@ class Release:
             recipe = read_recipe(folder / "recipe.npz")
         except RecipeFileError as error:
             raise ReleaseError(folder, "recipe.npz", f"cannot be read ({error})") from error
-        try:
-            index = Index.open(folder / "index.faiss")
-        except IndexFileError as error:
-            raise ReleaseError(folder, "index.faiss", f"cannot be read ({error})") from error
         width, item_count = manifest.width, manifest.item_count
         for file, found, expected in (
             ("catalogue.parquet", (len(frame), frame["item_id"].n_unique()), (item_count, item_count)),
@@ -129,7 +150,7 @@ class Release:
         catalogue = Catalogue(frame, Vocabulary(genres), room=len(items) - item_count)
         return cls(
             folder, manifest, catalogue, _table(folder, "users.parquet", USERS), items, index,
-            ItemClock(**arrays | scalars), moment, genres, recipe,
+            ContentTable.open(folder, manifest, content_index, rows=len(items)), ItemClock(**arrays | scalars), moment, genres, recipe,
             contract.user_tower(width, len(MOMENT)), contract.item_tower(width, manifest.feature_count),
             contract.ranker(width, len(MOMENT), len(NUMBERS), len(manifest.heads)),
         )  # fmt: skip
@@ -151,6 +172,7 @@ class Release:
         item_ids = items["item_id"].to_list()
         if not item_ids:
             return []
+        content_NC = content_vectors(self.recipe.features(items.select(*ITEMS)), self.recipe)
         with self._adding:
             try:
                 row_N = self.catalogue.place(item_ids)
@@ -158,6 +180,7 @@ class Release:
                 raise NoRoom(self.path, "items.f16", str(error), MORE_ROOM) from error
             self.items[row_N] = row_NW
             self.catalogue.write(items, row_N)
+            self.content.add(content_NC, row_N)
             self.index.add(row_NW[:, self.manifest.width :], row_N)
             self.catalogue.tell(item_ids, row_N)
         return row_N.tolist()

@@ -20,11 +20,10 @@ from serve.new_items import NewItems
 from serve.recommender import Policy, Recommender
 from serve.release import Release
 from serve.settings import Settings, SettingsError
-from serve.sources import usual
+from serve.sources import trends_of, usual
 from serve.store import Store, StoreError
 from serve.tally import Tally
 from serve.tops import Pool, Tops
-from serve.trends import Trends
 from serve.triton import Client
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
                 logger.info("histories of release %s loaded into the store", version)
             url = _triton(chosen, release, stack)
             client = Client(url, timeout_ms=chosen.triton.timeout_ms)
-            tops = Tops.of(Trends.open(release.path, release.manifest), Pool(new_days=chosen.rules.new_days))
+            tops = Tops.of(trends_of(release), Pool(new_days=chosen.rules.new_days))
             clock.log_ended(tops.trends.last_hour)
             live = Live(
                 tops, store, rows=release.catalogue.rows, users=release.users, liked_from=release.manifest.liked_from,

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.features import DISLIKED, EVENT_TYPE_CODE
+from data.features import EVENT_TYPE_CODE
 from serve.explain import Causes
 
 SHELF = 3  # items that must share a cause, or a genre, before it gets a row of its own
+CAUSES = 3  # rows of this kind that a page may have
 FEW = 2  # of another row, below which its items stand among the top picks
-TOP = 6  # items that stay among the top picks before a genre takes a row out of them
+TOP = 6  # items chosen for their worth that are top picks, whatever else might be said of them
 MUCH = 0.2  # of what a user took up, from which on a genre is much of it
 CONTINUE, PICKS, EDITORS, NEW = "Continue watching", "Top Picks for You", "Editors' choice", "New for you"
 POPULAR, DIFFERENT = "Popular now", "Something different"
@@ -23,10 +24,7 @@ VERB = {
     EVENT_TYPE_CODE["click"]: "opened",
     EVENT_TYPE_CODE["watch"]: "watched",
     EVENT_TYPE_CODE["complete"]: "watched",
-    EVENT_TYPE_CODE["skip"]: "skipped",
     EVENT_TYPE_CODE["rate"]: "liked",
-    EVENT_TYPE_CODE["not_interested"]: "were not interested in",
-    DISLIKED: "did not like",
 }
 REASON = {
     CONTINUE: "You have not finished this",
@@ -63,16 +61,24 @@ def say(shown: Shown, titles: Sequence[str], genres: Sequence[str], share_G: np.
     """(reason, row) of each item of a homepage. `titles` by item row; `share_G` says what the user's history is made of."""
     row_of = {"begun": CONTINUE, "editorial": EDITORS, "new": NEW, "popular": POPULAR, "different": DIFFERENT, "trending": trending(region)}
     sentence_N = because(shown.cause, titles)
-    shared = Counter(sentence for sentence, kind in zip(sentence_N, shown.kind_N, strict=True) if not kind)
-    said = []
+    rows = causes_with_rows(sentence_N, shown.kind_N)
+    said, picks = [], 0
     for kind, sentence in zip(shown.kind_N, sentence_N, strict=True):
+        picks += not kind
         if kind:
             said.append((REASON.get(row_of[kind], row_of[kind]), row_of[kind]))
-        elif sentence is not None:
-            said.append((sentence, sentence if shared[sentence] >= SHELF else PICKS))
-        else:
+        elif sentence is None:
             said.append((REASON[PICKS], PICKS))
+        else:
+            said.append((sentence, sentence if sentence in rows and picks > TOP else PICKS))
     return more_of(gathered(said), shown.genre_NG, genres, share_G)
+
+
+def causes_with_rows(sentence_N: Sequence[str | None], kind_N: Sequence[str]) -> frozenset[str]:
+    """The sentences that at least `SHELF` items beyond the first `TOP` share: the most shared `CAUSES` of them, the earlier first."""
+    main = [sentence for sentence, kind in zip(sentence_N, kind_N, strict=True) if not kind][TOP:]
+    shared = Counter(sentence for sentence in main if sentence is not None)
+    return frozenset(sentence for sentence, count in shared.most_common(CAUSES) if count >= SHELF)
 
 
 def gathered(said: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -84,7 +90,8 @@ def gathered(said: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def more_of(said: list[tuple[str, str]], genre_NG: np.ndarray, genres: Sequence[str], share_G: np.ndarray) -> list[tuple[str, str]]:
     """Take "More <genre>" out of the top picks, beyond the first `TOP` of them, for the genre that is most of the user's history."""
-    picks = [place for place, (reason, row) in enumerate(said) if row == PICKS and reason == REASON[PICKS]][TOP:]
+    picks = [place for place, (_, row) in enumerate(said) if row == PICKS][TOP:]
+    picks = [place for place in picks if said[place][0] == REASON[PICKS]]
     for genre in np.argsort(-share_G, kind="stable"):
         if share_G[genre] < MUCH:
             break

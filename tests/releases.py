@@ -8,10 +8,11 @@ import polars as pl
 import torch
 from torch import nn
 
-from data.content import SCALED, ContentRecipe, write_recipe
+from data.content import SCALED, ContentRecipe, content_vectors, write_recipe
 from data.features import MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
@@ -71,7 +72,8 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     write_recipe(folder / "recipe.npz", RECIPE)
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
-    _write_sources(folder, items)
+    _write_sources(folder, items, room)
+    _write_quiz(folder, vector_ID)
     _write_models(folder, vector_ID, rng, seed)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
@@ -123,9 +125,9 @@ def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-def _write_sources(folder: Path, items: int) -> None:
+def _write_sources(folder: Path, items: int, room: int) -> None:
     """Popularity as in the clock, at any time of day. Trending is i<n − 1>, i<n − 2>, … down to half of them, in DE only even rows.
-    Content is a direction per genre; every item was shown as often as its row says."""
+    Content is as the recipe has it; every item was shown as often as its row says."""
     row_I = np.arange(items, dtype=np.int64)
     count_I = 1.0 + (row_I * 7) % items
     parts = {"part": np.repeat(np.arange(6), items), "item_row": np.tile(row_I, 6), "count": np.tile(count_I / 6, 6)}
@@ -137,11 +139,16 @@ def _write_sources(folder: Path, items: int) -> None:
     np.save(folder / "exposure.npy", row_I)
     days = {"short": 2.0, "long": 28.0, "popular": 7.0}
     (folder / "trends.json").write_text(json.dumps({"log_end": START_MS, "shown_end": START_MS, "half_life_days": days}))
-    genres = pl.read_parquet(folder / "catalogue.parquet")["genres"]
-    vector_IC = np.array([[genre in has for genre in GENRES] for has in genres], np.float32)
-    vector_IC = (vector_IC / np.maximum(np.linalg.norm(vector_IC, axis=1, keepdims=True), 1e-6)).astype(np.float16)
-    vector_IC.tofile(folder / "content.f16")
+    vector_IC = content_vectors(RECIPE.features(pl.read_parquet(folder / "catalogue.parquet")), RECIPE).astype(np.float16)
+    np.concatenate([vector_IC, np.zeros((room, vector_IC.shape[1]), np.float16)]).tofile(folder / "content.f16")
     exact(vector_IC).save(folder / "content.faiss")
+
+
+def _write_quiz(folder: Path, vector_ID: np.ndarray) -> None:
+    """Two kinds of people: those who like even rows of the first ten and look like item 0, and those who like odd ones and look like 1."""
+    likes_PQ = np.array([[row % 2 == kind for row in range(10)] for kind in (0, 1)])
+    probability_PQ3 = np.stack([np.where(likes_PQ, 0.8, 0.1), np.where(likes_PQ, 0.1, 0.8), np.full((2, 10), 0.1)], axis=2)
+    Quiz(0, np.array([0.5, 0.5]), vector_ID[:2].astype(np.float32), np.arange(10), probability_PQ3).save(folder)
 
 
 @torch.no_grad()
