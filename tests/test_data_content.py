@@ -1,12 +1,18 @@
 """The content recipe: what an item's own columns say, in numbers."""
 
 import datetime as dt
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from data.content import NUMERIC, RecipeFileError, fit_content, read_recipe, write_recipe
+from data.content import _WORD, NUMERIC, RecipeFileError, fit_content, read_recipe, texts, write_recipe
 from data.schema import ITEMS, check_table
 
 
@@ -58,3 +64,19 @@ def test_a_recipe_that_is_not_whole_is_refused_by_name(tmp_path):
     np.savez(path, idf_T=np.zeros(3))
     with pytest.raises(RecipeFileError, match="genres"):
         read_recipe(path)
+
+
+@given(st.lists(st.text("abAB bé_-' 12", max_size=30), min_size=3, max_size=3))
+def test_text_is_tf_idf_as_sklearn_counts_it_then_projected(titles):
+    learned = items(title=["ab Ab a", "a é b 1", "b ab_ 12"], tags=[["a b"], ["a"], ["ab", "12"]])
+    recipe = fit_content(learned)
+    told = items(title=titles)
+    text = recipe.features(told)[:, len(recipe.tags.words) : len(recipe.tags.words) + recipe.component_TS.shape[1]]
+    vectorizer = TfidfVectorizer(vocabulary=list(recipe.term), token_pattern=_WORD, sublinear_tf=True)
+    vectorizer.idf_ = recipe.idf_T
+    np.testing.assert_allclose(text, vectorizer.transform(texts(told)) @ recipe.component_TS, atol=1e-6)
+
+
+def test_a_server_that_encodes_does_not_carry_what_only_fitting_needs():
+    code = "import sys, data.content; sys.exit(any(name in sys.modules for name in ('sklearn', 'scipy', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
