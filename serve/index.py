@@ -43,7 +43,7 @@ class Index:
     kind: str
     _faiss: faiss.Index
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _added: Segment | None = None
+    _added: Segment | None = field(default=None, repr=False)
 
     @property
     def item_count(self) -> int:
