@@ -20,6 +20,7 @@ from data.content import SCALED, ContentRecipe, write_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import ASKABLE, PROTOTYPES, Quiz
 from serve.index import ivf_sq8
 from serve.publication import publish
 from serve.release import seal
@@ -73,6 +74,7 @@ def write(world: World, releases: Path) -> None:
         _write_items(world, folder, centre_I, rng)
         _write_tables(world, folder, centre_I, rng)
         _write_sources(world, folder, centre_I, rng)
+        _write_quiz(world, folder, rng)
         _write_models(world, folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
@@ -172,6 +174,16 @@ def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.ran
     np.save(folder / "exposure.npy", rng.poisson(habit_I.clip(max=1e4)).astype(np.int64))
     told = {"log_end": log_end, "shown_end": log_end, "half_life_days": {"short": 2.0, "long": 28.0, "popular": 7.0}}
     (folder / "trends.json").write_text(json.dumps(told))
+
+
+def _write_quiz(world: World, folder: Path, rng: np.random.Generator) -> None:
+    """As many prototypes and questions as a real quiz has, at random."""
+    prototypes, askable = min(PROTOTYPES, world.items), min(ASKABLE, world.items)
+    probability_PQ3 = rng.dirichlet(np.ones(3), (prototypes, askable))
+    item_row_Q = rng.permutation(world.items)[:askable]
+    row_PW = np.fromfile(folder / "items.f16", np.float16, 2 * world.width * prototypes).reshape(prototypes, -1)
+    query_PD = row_PW[:, world.width :].astype(np.float32)
+    Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, item_row_Q, probability_PQ3).save(folder)
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
