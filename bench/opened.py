@@ -4,19 +4,18 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from serve import local_triton
-from serve.commands import store_of
 from serve.panel import Budget
 from serve.recommender import Policy, Recommender
 from serve.release import Release
 from serve.settings import Settings
 from serve.sources import Source, trends_of, usual
-from serve.store import Store
+from serve.store import Store, open_store
 from serve.tops import Pool, Tops
 from serve.triton import Client
 from towers.record import commit
@@ -50,7 +49,9 @@ def opened(chosen: Settings) -> Iterator[Opened]:
     release = Release.open(chosen.releases / "current")
     models = tuple(spec.name for spec in (release.user_tower, release.item_tower, release.ranker))
     tops = Tops.of(trends_of(release), Pool(new_days=chosen.rules.new_days))
-    with store_of(chosen) as store:
+    chosen.state.mkdir(parents=True, exist_ok=True)
+    kept = {"history_length": chosen.history_length, "shown_days": chosen.rules.shown_days}
+    with closing(open_store(chosen.store or chosen.state / "live.sqlite", **kept)) as store:
         store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=release.manifest.version)
         with local_triton.start(release.path / "triton", log_path=chosen.state / "triton.log", models=models) as server:
             client = Client(server.grpc_url, timeout_ms=chosen.triton.timeout_ms)

@@ -37,7 +37,7 @@ from bench.opened import keep, machine, opened
 from bench.serving_release import ENCODERS, NOW_MS, World, write
 from serve.contract import Request
 from serve.panel import BUDGETS
-from serve.recommender import Recommender
+from serve.recommender import SOURCES_OF, Recommender
 from serve.settings import Settings, settings
 from serve.tally import Tally
 
@@ -71,9 +71,7 @@ def chosen_settings(releases: Path, state: Path, scale: float, port: int = 0) ->
     curated = state / "editorial.yaml"
     curated.write_text("".join(f"- {{item_id: i{101 * row}, from: 2020-01-01, until: 2035-01-01}}\n" for row in range(CURATED)))
     overrides = [f"releases={releases}", f"state={state}", f"editorial={curated}", f"port={port}"]
-    for name, budget in BUDGETS.items():
-        word = name if " " not in name else f"'{name}'"
-        overrides.append(f"sources.{word}.candidates={round(scale * budget.candidates)}")
+    overrides += [f"sources.{name}.candidates={round(scale * BUDGETS[name].candidates)}" for name in SOURCES_OF["homepage"]]
     return settings(overrides), overrides
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from data import features
 from serve.cold_start import blend
 from serve.contract import MAX_BATCH, History, ModelSpec, Request, UserFields
+from serve.likeness import from_half
 from serve.release import Release
 from serve.triton import Client
 
@@ -175,7 +176,7 @@ class Scorer:
         moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))
         width = self.release.manifest.width
         row_BKW = self._rows[told_BK]
-        vector_BKD = row_BKW[:, :, width:].astype(np.float32)
+        vector_BKD = from_half(row_BKW[:, :, width:])
         dot_BK = query_BD @ vector_BKD[0].T if len(told_BK) == 1 else np.einsum("bd,bkd->bk", query_BD, vector_BKD)
         number_BKX = features.candidate_numbers(
             dot_BK=dot_BK,
