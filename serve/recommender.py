@@ -17,7 +17,7 @@ import numpy as np
 from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
 from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
 from serve.cold_start import Quiz, shares
-from serve.contract import Candidates, Known, Precomputed, Request, Slate, UserFields
+from serve.contract import Candidates, Known, Precomputed, Recommendation, Request, Slate, UserFields
 from serve.explain import Causes
 from serve.histories import NOTHING
 from serve.limits import check
@@ -110,6 +110,7 @@ class Recommender:
         slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
         asked = cls.of(release, patient, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
         golden.check_slates(asked)
+        golden.warm(asked)
         asked.close()
         logger.info("release %s: %s answers as it did at export", release.manifest.version, client.url)
         return cls.of(release, client, store=store, budgets=budgets, policy=policy, sources=sources, on_query=on_query)
@@ -193,20 +194,24 @@ class Recommender:
         return Course(who, history, query_BD, proposed, missing, stays, candidates, value_KH, factors, scored, chosen)
 
     def _personal(self, request: Request, known: Known, tally: Tally) -> Slate:
-        return self._finished(request, known, self.course(request, known, tally), tally)
-
-    def _finished(self, request: Request, known: Known, course: Course, tally: Tally) -> Slate:
-        """A page's slate: chance last, then what is said of it."""
+        course = self.course(request, known, tally)
         with tally.stage("slate"):  # the page is fixed; from here on chance may enter
             drawn, order_N, kind_N = self._draw(request, course)
-            row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
+        told = self._told(request, course, order_N, kind_N, tally)
+        tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
+        return slates.slate(self, request, told, self._answered_by(request, course, tally), tally, drawn)
+
+    def _told(
+        self, request: Request, course: Course, order_N: np.ndarray, kind_N: Sequence[str], tally: Tally
+    ) -> tuple[Recommendation, ...]:
+        """What is shown at these candidate positions, and why."""
+        row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
         with tally.stage("explain"):
             cause = self._causes(request, course, row_N, probability_N, tally)
         with tally.stage("rows"):
-            said = self._say(request, known, course, row_N, kind_N, cause)
-        tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
-        shown = Candidates(row_N, course.candidates.source_K[order_N])
-        return slates.slate(self, request, shown, probability_N.tolist(), said, self._answered_by(request, course, tally), tally, drawn)
+            said = self._say(request, course, row_N, kind_N, cause)
+            shown = Candidates(row_N, course.candidates.source_K[order_N])
+            return slates.recommendations(self, shown, probability_N.tolist(), said)
 
     def person(self, request: Request, known: Known, tally: Tally) -> Person:
         """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday,
@@ -295,7 +300,7 @@ class Recommender:
             tally.drop({"reasons unavailable": 1})
             return explain.no_causes(len(row_N))
 
-    def _say(self, request: Request, known: Known, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
+    def _say(self, request: Request, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
         catalogue = self.release.catalogue
         if request.item_id is not None:
             title = catalogue.titles[slates.row_of(self.release, request.item_id)]
@@ -313,11 +318,13 @@ class Recommender:
         return f"{by} (without {', '.join(without)})" if without else by
 
     def ahead(self, user_id: str, now: int) -> Precomputed:
-        """The slate of a user as it will be kept for later requests, `DEPTH` long. Raises as `course`, and StoreError."""
+        """The slate of a user as it will be kept for later requests, `DEPTH` long, in the order chosen; chance enters when it is shown.
+        Raises as `course`, and StoreError."""
         known = self.store.read(user_id)
         request, tally = Request(user_id, now, count=precompute.DEPTH, live=True), Tally()
         course = self.course(request, known, tally)
-        return slates.ahead(self, now, known, course.query_BD, self._finished(request, known, course, tally))
+        told = self._told(request, course, course.page.order_N, course.page.kind_N, tally)
+        return Precomputed(now, known.sequence, self.release.manifest.version, course.query_BD[0], told)
 
     def close(self) -> None:
         """Let go of the threads and the connection. The store belongs to whoever opened it."""
