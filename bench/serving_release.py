@@ -19,6 +19,7 @@ import torch
 from data.features import HOUR_MS, MOMENT, NUMBERS
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import ivf_sq8
 from serve.publication import publish
 from serve.release import seal
@@ -67,6 +68,7 @@ def write(world: World, releases: Path) -> None:
         _write_items(world, folder, centre_I, rng)
         _write_tables(world, folder, centre_I, rng)
         _write_models(world, folder)
+        _quiz(world, rng).save(folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
@@ -134,6 +136,14 @@ def _write_tables(world: World, folder: Path, centre_I: np.ndarray, rng: np.rand
         rating_sum=count_I * rng.uniform(2, 5, world.items), rating_count=count_I, half_life_hours=720.0, prior_rating=3.6,
         prior_count=5.0,
     )  # fmt: skip
+
+
+def _quiz(world: World, rng: np.random.Generator) -> Quiz:
+    """A quiz of the size that export makes, of random prototypes who answer at random."""
+    prototypes, asked = 64, rng.permutation(world.items)[:300]
+    query_PD = rng.standard_normal((prototypes, world.width), np.float32)
+    query_PD /= np.linalg.norm(query_PD, axis=1, keepdims=True)
+    return Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, asked, rng.dirichlet(np.ones(3), (prototypes, len(asked))))
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:

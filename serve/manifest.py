@@ -14,7 +14,7 @@ from data.features import NUMBERS
 MANIFEST = "manifest.json"
 FILES = (
     "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "clock.npz",
-    "histories.parquet", "users.parquet", "golden.npz", "golden.json",
+    "histories.parquet", "users.parquet", "quiz.npz", "golden.npz", "golden.json",
 )  # fmt: skip
 MODELS = ("user_tower", "item_tower", "ranker")
 MODEL_FILES = {"python": ("config.pbtxt", "1/model.pt", "1/model.py"), "pytorch": ("config.pbtxt", "1/model.pt")}

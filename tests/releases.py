@@ -11,6 +11,7 @@ from torch import nn
 from data.features import MOMENT, NUMBERS
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
@@ -63,6 +64,7 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
     _write_models(folder, vector_ID, rng, seed)
+    _quiz(vector_ID.astype(np.float32)).save(folder)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
         "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS),
@@ -111,6 +113,14 @@ def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
         folder / "clock.npz", key=(row_I << 32) + hour, popularity=1.0 + (row_I * 7) % items, rating_sum=4.0 * (row_I % 5),
         rating_count=1.0 * (row_I % 5), half_life_hours=168.0, prior_rating=3.5, prior_count=5.0,
     )  # fmt: skip
+
+
+def _quiz(vector_ID: np.ndarray) -> Quiz:
+    """Four prototypes that are items, and like others the more the nearer they lie; one in five does not know what is asked about."""
+    query_PD, asked = vector_ID[:4], np.arange(min(len(vector_ID), 20))
+    like_PQ = 0.4 + 0.3 * query_PD @ vector_ID[asked].T
+    probability_PQ3 = np.stack([like_PQ, 0.8 - like_PQ, np.full(like_PQ.shape, 0.2)], axis=2)
+    return Quiz(0, np.full(len(query_PD), 1 / len(query_PD)), query_PD, asked, probability_PQ3)
 
 
 @torch.no_grad()
