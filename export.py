@@ -26,11 +26,13 @@ from data.content import RecipeFileError, content_vectors, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
 from serve import contract, release
+from serve.cold_start import Quiz, draw_users, fit_quiz, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
 from serve.local_triton import start
 from serve.recommender import Recommender
 from serve.triton import PYTHON, add_version
+from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
@@ -109,6 +111,7 @@ def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days:
     if longer := int((events_U > MAX_HISTORY).sum()):
         logger.warning("%s users have more than %s events: what lies before may be recommended to them again", longer, MAX_HISTORY)
     histories(log, MAX_HISTORY).write_parquet(staging / "histories.parquet")
+    quiz(log, saved).save(staging)
 
 
 def write_trends(staging: Path, log: Log, half_life_days: Mapping[str, float]) -> None:
@@ -165,6 +168,14 @@ def histories(log: Log, length: int) -> pl.DataFrame:
         }
     )
     return events.group_by("user_id", maintain_order=True).agg("item_id", "event_type", "rating", "timestamp")
+
+
+def quiz(log: Log, saved: SavedRetrieval) -> Quiz:
+    """The quiz for strangers, from the queries of users as they stood at their last event and from what they think of items."""
+    user_row_U, said = draw_users(verdicts(log.user_row_E, log.item_row_E, log.event_code_E))
+    last_U = log.offset_U1[user_row_U + 1] - 1
+    history = history_at(log, log.offset_U1[user_row_U], last_U + 1, log.timestamp_E[last_U], saved.history_length)
+    return fit_quiz(ask(saved, history, log.moment_EC[last_U]).numpy(), said, priors=len(saved.half_lives_days))
 
 
 def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:

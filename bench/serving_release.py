@@ -20,6 +20,7 @@ from data.content import SCALED, ContentRecipe, write_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import ivf_sq8
 from serve.publication import publish
 from serve.release import seal
@@ -74,6 +75,7 @@ def write(world: World, releases: Path) -> None:
         _write_tables(world, folder, centre_I, rng)
         _write_sources(world, folder, centre_I, rng)
         _write_models(world, folder)
+        _quiz(world, rng).save(folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
@@ -172,6 +174,14 @@ def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.ran
     np.save(folder / "exposure.npy", rng.poisson(habit_I.clip(max=1e4)).astype(np.int64))
     told = {"log_end": log_end, "shown_end": log_end, "half_life_days": {"short": 2.0, "long": 28.0, "popular": 7.0}}
     (folder / "trends.json").write_text(json.dumps(told))
+
+
+def _quiz(world: World, rng: np.random.Generator) -> Quiz:
+    """A quiz of the size that export makes, of random prototypes who answer at random."""
+    prototypes, asked = 64, rng.permutation(world.items)[:300]
+    query_PD = rng.standard_normal((prototypes, world.width), np.float32)
+    query_PD /= np.linalg.norm(query_PD, axis=1, keepdims=True)
+    return Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, asked, rng.dirichlet(np.ones(3), (prototypes, len(asked))))
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
