@@ -5,7 +5,8 @@ import datetime as dt
 import numpy as np
 import polars as pl
 
-from data.content import NUMERIC, fit_content
+from data.content import NUMERIC, ContentRecipe, content_vectors, fit_content
+from data.features import Vocabulary
 from data.schema import ITEMS, check_table
 
 
@@ -27,3 +28,36 @@ def test_a_new_item_is_told_by_the_recipe_that_was_fitted_before_it():
     recipe = fit_content(items(genres=[["Drama"], ["Drama", "Crime"], []], title=["The Bus", "The Bus 2", "Car"]))
     one = recipe.features(items(genres=[["Crime"], ["Western"], None], title=["The Bus", None, "unheard of"]))
     assert one.shape == (3, recipe.width) and one[0, :2].tolist() == [1, 0] and not one[1, :2].any()
+
+
+def recipe_of(genres, tags, text, given):
+    """A recipe with so many columns in each block."""
+    words = (Vocabulary(tuple(f"{kind}{n}" for n in range(count))) for kind, count in (("g", genres), ("t", tags)))
+    zeros = dict.fromkeys(("year", "popularity_score", "avg_rating"), 0.0)
+    return ContentRecipe(*words, (), np.zeros(0), np.zeros((0, text), np.float32), given, zeros, zeros)
+
+
+def test_likeness_in_content_is_the_mean_of_the_blocks_likenesses_however_wide_they_are_and_numbers_have_no_part():
+    recipe = recipe_of(4, 2, 1, 0)
+    numbers = np.arange(2 * len(NUMERIC)).reshape(2, -1)
+    feature_IF = np.concatenate([[[1, 1, 1, 1, 2, 0, 5], [1, 0, 0, 0, 3, 3, -1]], numbers], axis=1)
+    first, second = content_vectors(feature_IF, recipe)
+    np.testing.assert_allclose([first @ second, first @ first, second @ second], [(0.5 + 0.5**0.5 - 1) / 3, 1, 1], rtol=1e-6)
+
+
+def test_an_item_without_content_points_nowhere_and_one_without_a_block_loses_only_that():
+    recipe = recipe_of(2, 2, 0, 0)
+    numbers = np.ones((3, len(NUMERIC)))
+    vector_IC = content_vectors(np.concatenate([[[0, 0, 0, 0], [3, 4, 0, 0], [3, 4, 0, 9]], numbers], axis=1), recipe)
+    np.testing.assert_allclose(vector_IC, [[0, 0, 0, 0], [0.6, 0.8, 0, 0], np.array([0.6, 0.8, 0, 1]) / 2**0.5], rtol=1e-6)
+    assert content_vectors(numbers, recipe_of(0, 0, 0, 0)).tolist() == [[0], [0], [0]]
+
+
+def test_content_vectors_of_a_real_recipe_are_of_length_one_or_nothing():
+    table = items(
+        genres=[["Drama"], ["Drama", "Crime"], None], title=["The Bus", "The Bus 2", None], content_embedding=[[1.0, 2.0], None, None]
+    )
+    recipe = fit_content(table)
+    vector_IC = content_vectors(recipe.features(table), recipe)
+    np.testing.assert_allclose(np.linalg.norm(vector_IC, axis=1), [1, 1, 0], rtol=1e-6)
+    assert vector_IC.dtype == np.float32 and vector_IC.shape == (3, recipe.width - len(NUMERIC))
