@@ -14,6 +14,7 @@ from serve.trends import Decayed, Exposure, Trends
 
 DEEPEST = 1_000
 PRIOR_EVENTS = 5.0  # added to what is expected of an item, so that one event of an item nobody expected is no trend
+ROUNDING = 1e-9  # of a count: more than sums of the same events in another order differ by, so that no surplus is a rounding error
 PRIOR_PART = 20.0  # events an item needs before its own hours say as much as everybody's
 
 
@@ -67,7 +68,9 @@ def trending(counted: Decayed, now: int) -> np.ndarray:
     """
     short_N, long_N = counted.worth(now).T
     expected_N = long_N / max(long_N.sum(), np.finfo(np.float64).tiny) * short_N.sum()
-    return best(counted.item_row_N, (short_N - expected_N) / np.sqrt(expected_N + PRIOR_EVENTS))
+    surplus_N = short_N - expected_N
+    surplus_N[surplus_N < ROUNDING * short_N] = 0
+    return best(counted.item_row_N, surplus_N / np.sqrt(expected_N + PRIOR_EVENTS))
 
 
 def popular(counted: Decayed, now: int) -> tuple[np.ndarray, ...]:
