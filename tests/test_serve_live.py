@@ -109,10 +109,10 @@ def rebuilt(tops, events, shown, release):
 
     def joined(counted, rows, more_NC, days):
         both_IC = np.zeros((30, len(days)))
-        both_IC[counted.item_row_N] += counted.worth(newest)
+        both_IC[counted.item_row_N] += counted.worth(newest).T
         np.add.at(both_IC, rows, more_NC)
         there = both_IC.any(1)
-        return Decayed.of(np.flatnonzero(there), both_IC[there], at=newest, half_life_days_C=days)
+        return Decayed.of(np.flatnonzero(there), both_IC[there].T, at=newest, half_life_days_C=days)
 
     by_region = {}
     for region in (None, "DE", "FR"):
@@ -237,7 +237,7 @@ def test_more_than_is_read_at_once_is_read_in_several_steps(release, tops, store
     store.log_slates([slate(n, ["i0"], START_MS + 1) for n in range(5)])
     tail.poll()
     counted = tail.tops().trends
-    assert counted.regions[None].worth(START_MS)[0] == pytest.approx([20, 20], rel=1e-6)
+    assert counted.regions[None].worth(START_MS)[:, 0] == pytest.approx([20, 20], rel=1e-6)
     assert counted.exposure.count_I[0] == 5
 
 
