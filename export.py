@@ -31,7 +31,8 @@ from serve.contract import MAX_HISTORY
 from serve.index import Index
 from serve.local_triton import start
 from serve.recommender import Recommender
-from serve.triton import PYTHON, add_version
+from serve.slates import passing_store
+from serve.triton import PYTHON, Client, add_version
 from towers import frontier
 from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
@@ -288,7 +289,10 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     }  # fmt: skip
     release.seal(staging, manifest)
     with running(cfg, staging, specs) as url:
-        recommender = Recommender.load(staging, url)
+        opened = release.Release.open(staging)
+        store = passing_store(opened)
+        Recommender.verified(opened, Client(url), store=store).close()
+        recommender = Recommender.patient(opened, url, store=store)
         (staging / "golden.json").write_text(json.dumps(golden_answers(recommender, log, cfg.golden_requests)))
         release.seal(staging, manifest)
         points = relevance_and_diversity(recommender, log, cfg.frontier_requests)

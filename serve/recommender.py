@@ -105,15 +105,21 @@ class Recommender:
         sources: Sequence[Source] | None = None, on_query: Callable[[np.ndarray], None] = lambda _: None,
     ) -> Self:  # fmt: skip
         """A recommender whose models were just seen to answer as they did at export. Raises as `load`."""
-        patient = Client(client.url, timeout_ms=PATIENCE_MS)
-        release.check_golden(patient)
-        slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
-        asked = cls.of(release, patient, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
+        asked = cls.patient(release, client.url, store=store)
+        release.check_golden(asked.scorer.client)
         golden.check_slates(asked)
         golden.warm(asked)
         asked.close()
         logger.info("release %s: %s answers as it did at export", release.manifest.version, client.url)
         return cls.of(release, client, store=store, budgets=budgets, policy=policy, sources=sources, on_query=on_query)
+
+    @classmethod
+    def patient(cls, release: Release, triton_url: str, *, store: Store) -> Self:
+        """A recommender with time: whose answers depend on what is known and not on how busy the machine is. Nobody compared its
+        answers."""
+        slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
+        client = Client(triton_url, timeout_ms=PATIENCE_MS)
+        return cls.of(release, client, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
 
     @classmethod
     def of(
@@ -212,6 +218,11 @@ class Recommender:
             said = self._say(request, course, row_N, kind_N, cause)
             shown = Candidates(row_N, course.candidates.source_K[order_N])
             return slates.recommendations(self, shown, probability_N.tolist(), said)
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """What a page of this request is chosen from: probabilities float32 (K) and retrieval vectors fp16 (K, D). Raises as `course`."""
+        scored = self.course(request, self.store.read(request.user_id), Tally()).scored
+        return scored.probability_K, scored.vector_KD
 
     def person(self, request: Request, known: Known, tally: Tally) -> Person:
         """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday,
