@@ -30,17 +30,23 @@ from serve.store import Store, open_store
 from serve.triton import Client
 
 logger = logging.getLogger("serve")
-DRAIN_S = 30
+DRAIN_S, RETRY_S = 30, 30.0
 
 
 @contextmanager
-def engine(chosen: Settings) -> Iterator[Engine]:
-    """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them."""
+def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
+    """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them. A release that
+    could not be opened is tried again after `retry_s`."""
     gauges, clock = Gauges(), Clock(chosen.time)
     with store_of(chosen, clock) as store:
         open_release = opened(chosen, store, gauges, clock)
         fleet = Fleet(
-            chosen.releases, open_release, salt=chosen.arms.salt, shares=chosen.arms.shares, last_resort=last_resort(open_release, store)
+            chosen.releases,
+            open_release,
+            salt=chosen.arms.salt,
+            shares=chosen.arms.shares,
+            retry_s=retry_s,
+            last_resort=last_resort(open_release, store),
         )
         made = Engine(store, fleet, gauges, clock.now_ms)
         try:

@@ -8,7 +8,7 @@ A request reads downward in `Recommender.course` and `_personal`. Shapes: B = 1 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,13 +18,13 @@ from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
 from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
 from serve.cold_start import Quiz, shares
 from serve.contract import Candidates, Known, Precomputed, Recommendation, Request, Slate, UserFields
+from serve.course import NOBODY, SOURCES_OF, Course, Policy
 from serve.explain import Causes
 from serve.histories import NOTHING
 from serve.limits import check
-from serve.page import Page, Scored
+from serve.page import Scored
 from serve.panel import BUDGETS, Budget, Panel
 from serve.release import Release
-from serve.rules import Rules
 from serve.scoring import Person, Scorer, pack, person
 from serve.sources import Ask, Source, resting
 from serve.store import Store, StoreError
@@ -32,42 +32,7 @@ from serve.tally import Tally
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
-SOURCES_OF = {
-    "homepage": ("collaborative", "content", "trending", "popular", "editorial", "explore", "because"),
-    "item": ("similar",),
-    "continue": ("half watched", "collaborative", "because", "popular"),
-    "search-empty": ("trending", "popular", "editorial"),
-}
-NOBODY = ("trending", "popular", "editorial", "explore")  # asks for no history
 PATIENCE_MS = 30_000  # of the golden check: a server that just started is slow to its first callers
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How requests are answered, besides the models: the rules of the page, when a precomputed slate will do, how long models are waited
-    for."""
-
-    rules: Rules = field(default_factory=Rules)
-    ahead: precompute.Rule = precompute.Rule()
-    deadline_ms: float = 500.0
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How a request went, up to its page: what was proposed, what each filter said of it (bool by reason), what came through with the
-    ranker's values (K, H) and the boosts' factors, and the page made of it."""
-
-    who: Person
-    history: PackedHistory
-    query_BD: np.ndarray
-    proposed: Candidates
-    missing: Mapping[str, str]
-    stays: Mapping[str, np.ndarray]
-    candidates: Candidates
-    value_KH: np.ndarray
-    factors: Mapping[str, np.ndarray]
-    scored: Scored
-    page: Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +216,7 @@ class Recommender:
         """What each filter says of what was proposed: bool (K) by the reason of a drop."""
         row_K, catalogue = proposed.item_row_K, self.release.catalogue
         did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
-        begun_K = self.panel.proposed_by(proposed, "half watched")
+        begun_K = self.panel.proposed_by(proposed, "begun")
         shown_K = np.array([known.shown.get(catalogue.item_ids[row], 0) for row in row_K.tolist()] if known.shown else np.zeros(len(row_K)))
         item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
         return {
@@ -308,7 +273,7 @@ class Recommender:
             return explain.causes(self.scorer.until(tally.deadline), course.who, row_N, probability_N)
         except TritonError as error:
             logger.warning("request %s answered without reasons: %s", request.request_id, error)
-            tally.drop({"reasons unavailable": 1})
+            tally.drop({slates.NO_REASONS: 1})
             return explain.no_causes(len(row_N))
 
     def _say(self, request: Request, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
@@ -325,7 +290,7 @@ class Recommender:
     def _answered_by(self, request: Request, course: Course, tally: Tally) -> str:
         nobody = not len(course.who.item_row_E) and course.who.taste_D is None
         by = "personalised" if not nobody else "popular" if request.item_id is None else "similar"
-        without = [*course.missing, *(name for name in slates.PARTS if name in tally.dropped)]
+        without = [*course.missing, *(part for lost, part in slates.PARTS.items() if lost in tally.dropped)]
         return f"{by} (without {', '.join(without)})" if without else by
 
     def ahead(self, user_id: str, now: int) -> Precomputed:

@@ -13,6 +13,7 @@ from data.schema import SchemaError
 from serve import local_triton
 from serve.clock import Clock
 from serve.contract import Known, Request, Slate, UserFields
+from serve.course import Policy
 from serve.gauges import Gauges
 from serve.histories import NOTHING
 from serve.judge import Judge
@@ -20,7 +21,7 @@ from serve.limits import check
 from serve.live import Live
 from serve.manifest import ReleaseError
 from serve.new_items import NewItems
-from serve.recommender import Policy, Recommender
+from serve.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings, SettingsError
 from serve.sources import trends_of, usual

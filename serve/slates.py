@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from serve.recommender import Recommender
 
 NO_HISTORY, NO_REASONS = "history unavailable", "reasons unavailable"
-PARTS = (NO_HISTORY, NO_REASONS)
+PARTS = {NO_HISTORY: "history", NO_REASONS: "reasons"}
 NO_RANKING = "ranking unavailable"
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from serve import index, local_triton
 from serve.contract import Request
+from serve.course import Policy
 from serve.filters import MERE
 from serve.limits import InvalidRequest
 from serve.manifest import ReleaseError, seal
 from serve.panel import BUDGETS, Budget
-from serve.recommender import Policy, Recommender
+from serve.recommender import Recommender
 from serve.release import Release
 from serve.rules import Explore, Rules, Turn
 from serve.scoring import Scorer
@@ -275,7 +276,7 @@ def test_without_the_store_the_page_is_nobodys_and_says_so(recommender, release,
     away = Recommender.of(release, recommender.scorer.client, store=Away(tmp_path / "x.sqlite"), budgets=PATIENT, policy=SLOW)
     slate = away.recommend(Request("u9", NOW, count=5))
     away.panel.close()
-    assert slate.answered_by == "popular (without history unavailable)"
+    assert slate.answered_by == "popular (without history)"
     assert slate.dropped["history unavailable"] == 1
     assert len(ids(slate)) == 5
 
