@@ -75,6 +75,7 @@ def serving(releases: Path, state: Path, triton_url: str, name: str) -> Iterator
         while True:
             try:
                 server.ask("/readyz")
+                server.connection.close()  # the server would, before the other one is ready; the next request opens another
                 break
             except OSError as error:
                 server.connection.close()

@@ -20,7 +20,7 @@ from data.content import SCALED, ContentRecipe, write_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
-from serve.cold_start import ASKABLE, PROTOTYPES, Quiz
+from serve.cold_start import Quiz
 from serve.index import ivf_sq8
 from serve.publication import publish
 from serve.release import seal
@@ -74,8 +74,8 @@ def write(world: World, releases: Path) -> None:
         _write_items(world, folder, centre_I, rng)
         _write_tables(world, folder, centre_I, rng)
         _write_sources(world, folder, centre_I, rng)
-        _write_quiz(world, folder, rng)
         _write_models(world, folder)
+        _quiz(world, rng).save(folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
@@ -176,14 +176,12 @@ def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.ran
     (folder / "trends.json").write_text(json.dumps(told))
 
 
-def _write_quiz(world: World, folder: Path, rng: np.random.Generator) -> None:
-    """As many prototypes and questions as a real quiz has, at random."""
-    prototypes, askable = min(PROTOTYPES, world.items), min(ASKABLE, world.items)
-    probability_PQ3 = rng.dirichlet(np.ones(3), (prototypes, askable))
-    item_row_Q = rng.permutation(world.items)[:askable]
-    row_PW = np.fromfile(folder / "items.f16", np.float16, 2 * world.width * prototypes).reshape(prototypes, -1)
-    query_PD = row_PW[:, world.width :].astype(np.float32)
-    Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, item_row_Q, probability_PQ3).save(folder)
+def _quiz(world: World, rng: np.random.Generator) -> Quiz:
+    """A quiz of the size that export makes, of random prototypes who answer at random."""
+    prototypes, asked = 64, rng.permutation(world.items)[:300]
+    query_PD = rng.standard_normal((prototypes, world.width), np.float32)
+    query_PD /= np.linalg.norm(query_PD, axis=1, keepdims=True)
+    return Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, asked, rng.dirichlet(np.ones(3), (prototypes, len(asked))))
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:

@@ -1,5 +1,4 @@
-"""What choosing a slate costs: ms for 25 of 1,000 candidates of width 256 by MMR, by a determinantal point process, by calibration; and
-the slots.
+"""What choosing a slate costs: ms for 25 of 1,000 candidates of width 256 by MMR, by a DPP, by calibration; and the giving of places.
 
     python -m bench.slates                   # one BLAS thread, whatever the environment says
     python -m bench.slates --at-once 2       # as many threads choose beside each other, as threads of a server do

@@ -2,7 +2,7 @@
 
 Steck, Calibrated recommendations, RecSys 2018.
 
-Shapes: K candidates · G genres · N slate.
+Shapes: K candidates · G genres · N slate · P how many genres an item bears, from 1.
 """
 
 import numpy as np
@@ -44,18 +44,20 @@ def select(relevance_K: np.ndarray, genre_KG: np.ndarray, share_G: np.ndarray, *
         return Selection(order_N, np.zeros(count, np.float32), wanted_K[order_N])
 
     p_G = (share_G[bears] / share_G.sum()).astype(np.float32)
-    parts_K1 = np.maximum(genre_KG.sum(1, dtype=np.float32, keepdims=True), 1)
-    part_KG = np.float32(1 - SMOOTHING) * genre_KG[:, bears] / parts_K1  # genres without a share in the history add nothing to KL
-    entropy = float(p_G @ np.log(p_G))
+    parts_K = genre_KG.sum(1).astype(np.int64)
+    genre_KG = np.ascontiguousarray(genre_KG[:, bears], np.float32)  # genres without a share in the history add nothing to KL
+    part_P = np.float32(1 - SMOOTHING) / np.arange(1, parts_K.max(initial=1) + 1, dtype=np.float32)
+    entry_K = np.arange(len(parts_K)) * len(part_P) + np.maximum(parts_K, 1) - 1
     order_N, divergence_N, score_N = np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32)
-    sum_G, log_KG = np.zeros_like(p_G), np.empty(part_KG.shape, np.float32)
+    sum_G = np.zeros_like(p_G)
     for step in range(count):
-        np.add(part_KG, sum_G + np.float32(SMOOTHING * (step + 1)) * p_G, out=log_KG)  # q̃, times the length of the slate
-        np.log(log_KG, out=log_KG)
-        divergence_K = np.float32(entropy + np.log(step + 1)) - log_KG @ p_G
+        q_G = sum_G + np.float32(SMOOTHING * (step + 1)) * p_G  # of the slate before this step; like part_P, times the new length
+        # a candidate changes the shares of its own few genres alone, by the same for all that bear as many: logarithms of one small table
+        gain_GP = p_G[:, None] * np.log(1 + part_P / q_G[:, None])
+        divergence_K = p_G @ np.log(p_G * np.float32(step + 1) / q_G) - (genre_KG @ gain_GP).ravel()[entry_K]
         score_K = wanted_K - np.float32(1 - mmr_lambda) * divergence_K
         chosen = int(score_K.argmax())
         order_N[step], divergence_N[step], score_N[step] = chosen, divergence_K[chosen], score_K[chosen]
         wanted_K[chosen] = -np.inf  # once is enough
-        sum_G += part_KG[chosen]
+        sum_G += genre_KG[chosen] * np.float32((1 - SMOOTHING) / max(parts_K[chosen], 1))
     return Selection(order_N, divergence_N, score_N)

@@ -16,7 +16,7 @@ Shapes: U users · D width · T taste columns (D − priors) · P prototypes · 
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ PROTOTYPES, USERS_PER_PROTOTYPE = 64, 20
 SMOOTHING = 10.0
 SAMPLE = 50_000
 ROUNDS = 30
+STORED = ("priors", "weight_P", "query_PD", "item_row_Q", "probability_PQ3")
 REFUSED = (DISLIKED, EVENT_TYPE_CODE["skip"], EVENT_TYPE_CODE["not_interested"])
 
 Answers = Mapping[int, bool | None]
@@ -55,7 +56,7 @@ def verdicts(user_row_E: np.ndarray, item_row_E: np.ndarray, event_code_E: np.nd
     badly is disliked; a mere view is neither."""
     said_E = is_liked(event_code_E) | np.isin(event_code_E, REFUSED)
     user, item, code = (column[said_E][::-1] for column in (user_row_E, item_row_E, event_code_E))
-    _, last = np.unique(np.stack([user, item]), axis=1, return_index=True)
+    _, last = np.unique(user * (item.max(initial=0) + 1) + item, return_index=True)
     return Verdicts(user[last].astype(np.int64), item[last].astype(np.int64), is_liked(code[last]))
 
 
@@ -71,6 +72,10 @@ class Quiz:
     query_PD: np.ndarray
     item_row_Q: np.ndarray
     probability_PQ3: np.ndarray
+    entropy_PQ: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entropy_PQ", entropy(self.probability_PQ3))
 
     @classmethod
     def open(cls, folder: Path) -> "Quiz":
@@ -81,7 +86,7 @@ class Quiz:
         """
         try:
             with np.load(folder / FILE) as held:
-                quiz = cls(int(held["priors"]), *(held[name] for name in cls.__slots__[1:]))
+                quiz = cls(int(held["priors"]), *(held[name] for name in STORED[1:]))
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise ReleaseError(folder, FILE, f"cannot be read ({error})") from error
         prototypes, askable = len(quiz.weight_P), len(quiz.item_row_Q)
@@ -91,7 +96,7 @@ class Quiz:
 
     def save(self, folder: Path) -> None:
         """Write quiz.npz."""
-        np.savez(folder / FILE, **{name: getattr(self, name) for name in self.__slots__})
+        np.savez(folder / FILE, **{name: getattr(self, name) for name in STORED})
 
     def posterior(self, answers: Answers) -> np.ndarray:
         """p(prototype | answers), float64 (P). Items that this quiz does not ask about tell it nothing."""
@@ -105,9 +110,8 @@ class Quiz:
     def gains(self, answers: Answers) -> np.ndarray:
         """What the answer to each askable item is expected to tell after `answers`, in nats: float64 (Q), at least 0."""
         posterior_P = self.posterior(answers)
-        mixed_Q3 = np.einsum("p,pqa->qa", posterior_P, self.probability_PQ3)
-        within_Q = posterior_P @ entropy(self.probability_PQ3)
-        return np.maximum(entropy(mixed_Q3) - within_Q, 0.0)
+        mixed_Q3 = np.tensordot(posterior_P, self.probability_PQ3, axes=1)
+        return np.maximum(entropy(mixed_Q3) - posterior_P @ self.entropy_PQ, 0.0)
 
     def next(self, answers: Answers) -> int | None:
         """The item row to ask about now, None where the quiz is over: after 10 answers, when nothing is left to ask, or from 5 on when no
@@ -150,80 +154,86 @@ def shares(n: int) -> dict[str, float]:
     return {"collaborative": w, "content": 2 - w, "trending": 2 - w, "popular": 2 - w}
 
 
+def draw_users(said: Verdicts, *, most: int = SAMPLE, seed: int = 0) -> tuple[np.ndarray, Verdicts]:
+    """Whom a quiz is fitted on: rows of at most `most` users with a verdict, drawn with `seed`, int64 (U), and their verdicts, whose user
+    rows are places among those."""
+    user_row, place_N = np.unique(said.user_row_N, return_inverse=True)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(user_row))[:most])
+    new_place = np.full(len(user_row), -1)
+    new_place[drawn] = np.arange(len(drawn))
+    keep_N = new_place[place_N] >= 0
+    return user_row[drawn], Verdicts(new_place[place_N][keep_N], said.item_row_N[keep_N], said.liked_N[keep_N])
+
+
 def fit_quiz(
     query_UD: np.ndarray,
     said: Verdicts,
     *,
-    priors: int = 0,
+    priors: int,
     askable: int = ASKABLE,
     raters: int = RATERS,
     prototypes: int = PROTOTYPES,
     users_per_prototype: int = USERS_PER_PROTOTYPE,
     smoothing: float = SMOOTHING,
-    sample: int = SAMPLE,
     seed: int = 0,
 ) -> Quiz:
     """The quiz of an audience: its users' queries (U, D) and what they think of items; user rows of `said` are rows of `query_UD`.
 
-    Of users with a verdict at most `sample` are read, drawn with `seed`. `askable` items are those with the most raters, at least
-    `raters`; `prototypes` are fewer where there are not `users_per_prototype` users for each. A probability counted among n users of a
-    prototype is drawn towards the item's overall one by `smoothing` imagined users.
+    `askable` items are those with the most raters, and each has at least `raters` of them (or as many as the best known item has).
+    `prototypes` are fewer where there are not `users_per_prototype` users for each. A probability counted among the users of a prototype is
+    drawn towards the item's overall one by `smoothing` imagined users.
 
     Raises:
         ValueError: nobody has a verdict, so there is no audience to learn from.
     """
-    rng = np.random.default_rng(seed)
-    user_row, place_N = np.unique(said.user_row_N, return_inverse=True)
-    if not len(user_row):
+    if not len(said.user_row_N):
         raise ValueError("fit_quiz: no user has liked or disliked anything; there is nothing to ask about")
-    drawn = np.sort(rng.permutation(len(user_row))[:sample])
-    new_place = np.full(len(user_row), -1)
-    new_place[drawn] = np.arange(len(drawn))
-    keep_N = new_place[place_N] >= 0
-    user_N, item_N, liked_N = new_place[place_N][keep_N], said.item_row_N[keep_N], said.liked_N[keep_N]
-    query_UD = query_UD[user_row[drawn]].astype(np.float64)
-
-    count = min(prototypes, max(1, len(query_UD) // users_per_prototype))
-    cluster_U = kmeans(_unit(query_UD[:, : query_UD.shape[1] - priors]), count, rng)
-    size_P = np.bincount(cluster_U, minlength=count)
+    rng = np.random.default_rng(seed)
+    query_UD = query_UD.astype(np.float64)
+    wanted = min(prototypes, max(1, len(query_UD) // users_per_prototype))
+    cluster_U = kmeans(_unit(query_UD[:, : query_UD.shape[1] - priors]), wanted, rng)
+    size_P = np.bincount(cluster_U)
     query_PD = np.stack([_mean_query(np.full(n, 1 / n), query_UD[cluster_U == p], priors) for p, n in enumerate(size_P)])
 
-    rater_count_I = np.bincount(item_N)
+    rater_count_I = np.bincount(said.item_row_N)
     known = np.flatnonzero(rater_count_I >= min(raters, rater_count_I.max()))
     item_row_Q = known[np.argsort(-rater_count_I[known], kind="stable")][:askable]
     place_I = np.full(len(rater_count_I), -1)
     place_I[item_row_Q] = np.arange(len(item_row_Q))
-    asked_N = place_I[item_N] >= 0
-    count_PQ3 = np.zeros((count, len(item_row_Q), 3))
-    np.add.at(count_PQ3, (cluster_U[user_N[asked_N]], place_I[item_N[asked_N]], np.where(liked_N[asked_N], LIKES, DISLIKES)), 1)
+    place_N = place_I[said.item_row_N]
+    asked_N = place_N >= 0
+    count_PQ3 = np.zeros((len(size_P), len(item_row_Q), 3))
+    said_N = np.where(said.liked_N, LIKES, DISLIKES)
+    np.add.at(count_PQ3, (cluster_U[said.user_row_N[asked_N]], place_N[asked_N], said_N[asked_N]), 1)
     count_PQ3[:, :, UNKNOWN] = size_P[:, None] - count_PQ3.sum(2)
-    overall_Q3 = (count_PQ3.sum(0) + 1 / 3) / (len(query_UD) + 1)
+    overall_Q3 = (count_PQ3.sum(0) + 1 / 3) / (len(query_UD) + 1)  # one imagined user of no opinion: nothing is impossible
     probability_PQ3 = (count_PQ3 + smoothing * overall_Q3) / (size_P[:, None, None] + smoothing)
     return Quiz(priors, size_P / size_P.sum(), query_PD, item_row_Q, probability_PQ3)
 
 
 def kmeans(point_UT: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The cluster of each point, int64 (U), none of them empty: k-means from the seeds of k-means++ (Arthur & Vassilvitskii, SODA 2007)."""
+    """The cluster of each point, int64 (U), from 0 on and none empty: k-means from the seeds of greedy k-means++ (Arthur & Vassilvitskii,
+    SODA 2007), which draws several points and keeps the one that leaves the others nearest. Fewer clusters where points coincide."""
     centre_PT = point_UT[[rng.integers(len(point_UT))]]
-    nearest_U = ((point_UT - centre_PT[0]) ** 2).sum(1)
-    for _ in range(1, count):
-        total = nearest_U.sum()
-        if total <= 0:  # fewer distinct points than clusters
-            break
-        chosen = point_UT[rng.choice(len(point_UT), p=nearest_U / total)]
-        centre_PT = np.concatenate([centre_PT, chosen[None]])
-        nearest_U = np.minimum(nearest_U, ((point_UT - chosen) ** 2).sum(1))
+    nearest_U = _distances(point_UT, centre_PT)[0]
+    while len(centre_PT) < count and nearest_U.sum() > 0:
+        drawn = rng.choice(len(point_UT), 2 + int(np.log(count)), p=nearest_U / nearest_U.sum())
+        nearest_CU = np.minimum(nearest_U, _distances(point_UT, point_UT[drawn]))
+        best = nearest_CU.sum(1).argmin()
+        centre_PT, nearest_U = np.concatenate([centre_PT, point_UT[drawn[[best]]]]), nearest_CU[best]
     cluster_U = np.full(len(point_UT), -1)
     for _ in range(ROUNDS):
-        closer_U = (point_UT @ centre_PT.T - (centre_PT**2).sum(1) / 2).argmax(1)
-        if (closer_U == cluster_U).all():
+        closest_U = (point_UT @ centre_PT.T - (centre_PT**2).sum(1) / 2).argmax(1)
+        if (closest_U == cluster_U).all():
             break
-        _, cluster_U = closer_U, np.unique(closer_U, return_inverse=True)[1]
-        size_P = np.bincount(cluster_U)
-        sum_PT = np.zeros((len(size_P), point_UT.shape[1]))
-        np.add.at(sum_PT, cluster_U, point_UT)
-        centre_PT = sum_PT / size_P[:, None]
+        cluster_U = np.unique(closest_U, return_inverse=True)[1]  # a cluster that lost its last point is gone
+        centre_PT = np.stack([point_UT[cluster_U == p].mean(0) for p in range(cluster_U.max() + 1)])
     return cluster_U
+
+
+def _distances(point_UT: np.ndarray, centre_CT: np.ndarray) -> np.ndarray:
+    """Squared distances (C, U)."""
+    return np.maximum((point_UT**2).sum(1) - 2 * centre_CT @ point_UT.T + (centre_CT**2).sum(1)[:, None], 0)
 
 
 def _answer(liked: bool | None) -> int:

@@ -12,7 +12,6 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from serve import forget as forgetting
 from serve import precompute as ahead
 from serve import publication, slates
 from serve.api import as_json, create_app
@@ -25,24 +24,30 @@ from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
 from serve.recommender import Recommender
 from serve.release import Release
-from serve.served import NOBODY, Remembered, opened
+from serve.served import NOBODY, last_resort, opened
 from serve.settings import Settings, SettingsError
 from serve.store import Store, open_store
 from serve.triton import Client
 
 logger = logging.getLogger("serve")
-DRAIN_S = 30
+DRAIN_S, RETRY_S = 30, 30.0
 
 
 @contextmanager
-def engine(chosen: Settings) -> Iterator[Engine]:
-    """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them."""
+def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
+    """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them. A release that
+    could not be opened is tried again after `retry_s`."""
     gauges, clock = Gauges(), Clock(chosen.time)
     with store_of(chosen, clock) as store:
+        open_release = opened(chosen, store, gauges, clock)
         fleet = Fleet(
-            chosen.releases, opened(chosen, store, gauges, clock), salt=chosen.arms.salt, shares=chosen.arms.shares,
-            last_resort=lambda _: (Remembered(store), lambda: None),
-        )  # fmt: skip
+            chosen.releases,
+            open_release,
+            salt=chosen.arms.salt,
+            shares=chosen.arms.shares,
+            retry_s=retry_s,
+            last_resort=last_resort(open_release, store),
+        )
         made = Engine(store, fleet, gauges, clock.now_ms)
         try:
             yield made
@@ -165,6 +170,8 @@ def precompute(chosen: Settings, arguments: argparse.Namespace) -> None:
 
 def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
     """Erase a user everywhere, and say what was erased and what a release still holds."""
+    from serve import forget as forgetting
+
     with store_of(chosen) as store:
         for line in forgetting.forget(arguments.user, store, state=chosen.state, releases=chosen.releases):
             print(line)

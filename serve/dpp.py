@@ -7,7 +7,7 @@ matrix of unit vectors, both positive semidefinite, so is their mean; no entry i
 The quality is q = exp(α·relevance), α = λ/(2(1 − λ)), with which (1 − λ)·log det L_Y = λ·Σ relevance + (1 − λ)·log det S_Y. The greedy
 step therefore needs S alone, no exponential, and λ = 1, where α is infinite, is sorting.
 
-Shapes: K candidates · D width · N slate · R the rest of it, once all is spanned.
+Shapes: K candidates · D width · N slate.
 """
 
 import numpy as np
@@ -39,42 +39,44 @@ def select(relevance_K: np.ndarray, vector_KD: np.ndarray, *, count: int, mmr_la
     """
     relevance_K = checked(relevance_K, vector_KD, count, mmr_lambda)
     unit_KD = unit(vector_KD)
-    count = min(count, len(relevance_K))
-    found = Selection(np.empty(count, np.int64), np.zeros(count, np.float32), np.empty(count, np.float32))
-    order_N, similarity_N, score_N = found
-    weight, wanted_K = np.float32(1 - mmr_lambda), relevance_K * np.float32(mmr_lambda)
-    residual_K, score_K, closest_K = np.ones_like(relevance_K), np.empty_like(relevance_K), np.full_like(relevance_K, -1)
-    factor_NK = np.empty((count, len(relevance_K)), np.float32)  # row t: column t of Cholesky's factor, over all candidates
-    for step in range(count):
-        np.log(np.maximum(residual_K, COPY, out=score_K), out=score_K)
-        score_K *= weight
-        score_K += wanted_K
-        np.putmask(score_K, residual_K <= COPY, -np.inf)
-        chosen = int(score_K.argmax())
-        if mmr_lambda == 1 or score_K[chosen] == -np.inf:
-            _go_on(step, relevance_K, unit_KD, closest_K, mmr_lambda, found)
-            break
-        order_N[step], similarity_N[step], score_N[step] = chosen, closest_K[chosen] if step else 0, score_K[chosen]
-        column_K = np.matmul(unit_KD, unit_KD[chosen], out=factor_NK[step])
-        np.maximum(closest_K, column_K, out=closest_K)
-        column_K += 1
-        column_K *= np.float32(0.5)
-        if step:
-            column_K -= factor_NK[:step, chosen] @ factor_NK[:step]
-        column_K *= 1 / np.sqrt(residual_K[chosen])
-        residual_K -= column_K * column_K
-        residual_K[chosen] = wanted_K[chosen] = -np.inf  # once is enough
-    return found
-
-
-def _go_on(step: int, relevance_K: np.ndarray, unit_KD: np.ndarray, closest_K: np.ndarray, mmr_lambda: float, found: Selection) -> None:
-    """Fill `found` from `step` on with what is left, by relevance: the chosen set spans it all, or nobody asks what it spans."""
+    order_N, score_N = np.empty(min(count, len(relevance_K)), np.int64), np.empty(min(count, len(relevance_K)), np.float32)
+    chosen_count = _greedy(relevance_K, unit_KD, mmr_lambda, order_N, score_N) if mmr_lambda < 1 else 0
     left_K = relevance_K.copy()
-    left_K[found.order_N[:step]] = -np.inf
-    rest_R = np.argsort(-left_K, kind="stable")[: len(found.order_N) - step]
-    before_RR = np.tri(len(rest_R), k=-1, dtype=bool)
-    cosine_RR = unit_KD[rest_R] @ unit_KD[rest_R].T
-    found.order_N[step:] = rest_R
-    found.similarity_N[step:] = np.maximum(closest_K[rest_R], cosine_RR.max(1, initial=-1, where=before_RR))
-    found.similarity_N[:1] = 0
-    found.score_N[step:] = np.float32(mmr_lambda) * relevance_K[rest_R] + np.float32(1 - mmr_lambda) * np.log(COPY)
+    left_K[order_N[:chosen_count]] = -np.inf
+    order_N[chosen_count:] = rest = np.argsort(-left_K, kind="stable")[: len(order_N) - chosen_count]
+    score_N[chosen_count:] = np.float32(mmr_lambda) * relevance_K[rest] + np.float32(1 - mmr_lambda) * np.log(COPY)
+    cosine_NN = unit_KD[order_N] @ unit_KD[order_N].T
+    similarity_N = cosine_NN.max(1, initial=-1, where=np.tri(len(order_N), k=-1, dtype=bool))
+    similarity_N[:1] = 0
+    return Selection(order_N, similarity_N, score_N)
+
+
+def _greedy(relevance_K: np.ndarray, unit_KD: np.ndarray, mmr_lambda: float, order_N: np.ndarray, score_N: np.ndarray) -> int:
+    """Choose into `order_N` and `score_N` until they are full or the chosen set spans what is left; how many were chosen.
+
+    Row 0 of `factor` is of ones, row t + 1 the column of Cholesky's factor that choice t adds, over all candidates. S's constant ½ thus
+    goes the way of the factor's rows, one product for all.
+    """
+    weight = np.float32(1 - mmr_lambda)
+    wanted_K = relevance_K * np.float32(mmr_lambda / (1 - mmr_lambda))  # scores are weighed by 1 − λ when all is done
+    residual_K, score_K = np.ones_like(relevance_K), np.empty_like(relevance_K)
+    factor = np.empty((len(order_N) + 1, len(relevance_K)), np.float32)
+    factor[0] = 1
+    for step in range(len(order_N)):
+        np.log(np.maximum(residual_K, COPY, out=score_K), out=score_K)
+        score_K += wanted_K
+        chosen = int(score_K.argmax())
+        if residual_K[chosen] <= COPY:
+            wanted_K[residual_K <= COPY] = score_K[residual_K <= COPY] = -np.inf
+            chosen = int(score_K.argmax())
+            if score_K[chosen] == -np.inf:
+                return step
+        order_N[step], score_N[step] = chosen, weight * score_K[chosen]
+        inverse = 1 / np.sqrt(residual_K[chosen])
+        column_K = np.matmul(unit_KD, unit_KD[chosen] * (inverse / 2), out=factor[step + 1])
+        known = factor[: step + 1, chosen] * inverse
+        known[0] = -inverse / 2
+        column_K -= known @ factor[: step + 1]
+        residual_K -= np.multiply(column_K, column_K, out=score_K)
+        wanted_K[chosen] = -np.inf  # once is enough
+    return len(order_N)

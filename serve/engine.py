@@ -144,6 +144,7 @@ class Engine:
             if whole:
                 parts["posted items"] = served.posted.failing or "ready"
                 parts["live counts"] = "stand still" if served.live.failing else "ready"
+                parts |= {f"source {name}": served.recommender.panel.missing.get(name, "ready") for name in served.recommender.panel.names}
                 version = served.recommender.release.manifest.version
             else:
                 version = "none"

@@ -8,8 +8,8 @@ from pydantic_core import from_json
 
 from data.schema import EVENT_TYPES
 from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
-from serve.recommender import UnknownItem
 from serve.release import Release
+from serve.slates import UnknownItem
 from serve.store import Event, Store
 
 MAX_EVENTS = 1_000

@@ -22,6 +22,7 @@ from serve.tops import Tops
 
 logger = logging.getLogger(__name__)
 PERIOD_S = 1.0
+BUSY = 0.2  # of its time the thread may take at most: a large catalogue is ranked less often, and requests keep the processor
 EVENTS_AT_ONCE, SLATES_AT_ONCE = 100_000, 10_000
 WAITING = 10_000  # events of items not known yet that are kept until they are
 
@@ -108,8 +109,11 @@ class Live:
                 self._tops = self._tops.after(self._trends)
 
     def _follow(self) -> None:
-        while not self._stopped.wait(self._period_s):
+        pause_s = self._period_s
+        while not self._stopped.wait(pause_s):
+            began = time.monotonic()
             self.poll()
+            pause_s = max(self._period_s, (time.monotonic() - began) / BUSY)
 
     def _take_posted(self) -> None:
         posted = bool(self._posted)

@@ -14,7 +14,7 @@ from data.features import NUMBERS
 MANIFEST = "manifest.json"
 FILES = (
     "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "recipe.npz", "clock.npz",
-    "histories.parquet", "users.parquet", "golden.npz", "golden.json",
+    "histories.parquet", "users.parquet", "quiz.npz", "golden.npz", "golden.json",
     "content.f16", "content.faiss", "trends.parquet", "day_parts.parquet", "exposure.npy", "trends.json",
 )  # fmt: skip
 MODELS = ("user_tower", "item_tower", "ranker")

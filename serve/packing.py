@@ -118,6 +118,16 @@ def unpack_answers(packed: bytes) -> tuple[tuple[str, bool], ...]:
     return tuple((item_id, liked) for item_id, liked in json.loads(packed))
 
 
+def pack_fields(fields: Sequence[str | int | None]) -> bytes:
+    """The values of `UserFields` in their order, as JSON."""
+    return _json(fields)
+
+
+def unpack_fields(packed: bytes) -> UserFields:
+    """What `pack_fields` packed. Raises ValueError where it is something else."""
+    return UserFields(*json.loads(packed))
+
+
 def join_ids(item_ids: Iterable[str]) -> str:
     """Item ids as one text, to be joined to others by `SEPARATOR`.
 

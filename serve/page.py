@@ -53,7 +53,7 @@ def arrange(
     that came through the filters. What was begun stands first, the newest first."""
     main = select(scored, catalogue, request, share_G)
     place_of = {int(row): position for position, row in enumerate(scored.item_row_K)}
-    begun = [int(position) for position in np.flatnonzero(scored.proposed["half watched"])]
+    begun = [int(position) for position in np.flatnonzero(scored.proposed["begun"])]
     held = dict(enumerate(begun))
     groups = {}
     if request.context == "homepage":

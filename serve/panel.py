@@ -37,7 +37,7 @@ BUDGETS: Mapping[str, Budget] = {
     "explore": Budget(50, 250),
     "because": Budget(200, 250),
     "similar": Budget(500, 250),
-    "half watched": Budget(20, 250),
+    "begun": Budget(20, 250),
 }
 """What each of `serve.sources.usual` may cost unless the configuration says otherwise."""
 
@@ -54,6 +54,7 @@ class Panel:
         self._sources = {source.name: source for source in sources}
         self._budgets = dict(budgets)
         self._threads = {source.name: ThreadPoolExecutor(THREADS_EACH, f"source-{source.name}") for source in sources}
+        self.missing: dict[str, str] = {}  # why each source was, the last time it was asked; none that was there
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,12 +83,13 @@ class Panel:
                 error = future.exception(timeout=max(left_s, 0))
             except TimeoutError:
                 future.cancel()
-                missing[name] = "late"
+                missing[name] = self.missing[name] = "late"
                 continue
             if error is not None:
                 logger.error("source %s failed: %r", name, error, exc_info=error)
-                missing[name] = "failed"
+                missing[name] = self.missing[name] = "failed"
                 continue
+            self.missing.pop(name, None)
             proposals.append((self._bit[name], future.result()))
         candidates, cut = merge(proposals)
         return candidates, missing, cut

@@ -8,7 +8,7 @@ A request reads downward in `Recommender.course` and `_personal`. Shapes: B = 1 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,14 +17,14 @@ import numpy as np
 from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
 from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
 from serve.cold_start import Quiz, shares
-from serve.contract import Candidates, Known, Precomputed, Request, Slate, UserFields
+from serve.contract import Candidates, Known, Precomputed, Recommendation, Request, Slate, UserFields
+from serve.course import NOBODY, SOURCES_OF, Course, Policy
 from serve.explain import Causes
 from serve.histories import NOTHING
 from serve.limits import check
-from serve.page import Page, Scored
+from serve.page import Scored
 from serve.panel import BUDGETS, Budget, Panel
 from serve.release import Release
-from serve.rules import Rules
 from serve.scoring import Person, Scorer, pack, person
 from serve.sources import Ask, Source, resting
 from serve.store import Store, StoreError
@@ -32,42 +32,7 @@ from serve.tally import Tally
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
-SOURCES_OF = {
-    "homepage": ("collaborative", "content", "trending", "popular", "editorial", "explore", "because"),
-    "item": ("similar",),
-    "continue": ("half watched", "collaborative", "because", "popular"),
-    "search-empty": ("trending", "popular", "editorial"),
-}
-NOBODY = ("trending", "popular", "editorial", "explore")  # asks for no history
 PATIENCE_MS = 30_000  # of the golden check: a server that just started is slow to its first callers
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How requests are answered, besides the models: the rules of the page, when a precomputed slate will do, how long models are waited
-    for."""
-
-    rules: Rules = field(default_factory=Rules)
-    ahead: precompute.Rule = precompute.Rule()
-    deadline_ms: float = 500.0
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How a request went, up to its page: what was proposed, what each filter said of it (bool by reason), what came through with the
-    ranker's values (K, H) and the boosts' factors, and the page made of it."""
-
-    who: Person
-    history: PackedHistory
-    query_BD: np.ndarray
-    proposed: Candidates
-    missing: Mapping[str, str]
-    stays: Mapping[str, np.ndarray]
-    candidates: Candidates
-    value_KH: np.ndarray
-    factors: Mapping[str, np.ndarray]
-    scored: Scored
-    page: Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +70,21 @@ class Recommender:
         sources: Sequence[Source] | None = None, on_query: Callable[[np.ndarray], None] = lambda _: None,
     ) -> Self:  # fmt: skip
         """A recommender whose models were just seen to answer as they did at export. Raises as `load`."""
-        patient = Client(client.url, timeout_ms=PATIENCE_MS)
-        release.check_golden(patient)
-        slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
-        asked = cls.of(release, patient, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
+        asked = cls.patient(release, client.url, store=store)
+        release.check_golden(asked.scorer.client)
         golden.check_slates(asked)
+        golden.warm(asked)
         asked.close()
         logger.info("release %s: %s answers as it did at export", release.manifest.version, client.url)
         return cls.of(release, client, store=store, budgets=budgets, policy=policy, sources=sources, on_query=on_query)
+
+    @classmethod
+    def patient(cls, release: Release, triton_url: str, *, store: Store) -> Self:
+        """A recommender with time: whose answers depend on what is known and not on how busy the machine is. Nobody compared its
+        answers."""
+        slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
+        client = Client(triton_url, timeout_ms=PATIENCE_MS)
+        return cls.of(release, client, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
 
     @classmethod
     def of(
@@ -193,20 +165,29 @@ class Recommender:
         return Course(who, history, query_BD, proposed, missing, stays, candidates, value_KH, factors, scored, chosen)
 
     def _personal(self, request: Request, known: Known, tally: Tally) -> Slate:
-        return self._finished(request, known, self.course(request, known, tally), tally)
-
-    def _finished(self, request: Request, known: Known, course: Course, tally: Tally) -> Slate:
-        """A page's slate: chance last, then what is said of it."""
+        course = self.course(request, known, tally)
         with tally.stage("slate"):  # the page is fixed; from here on chance may enter
             drawn, order_N, kind_N = self._draw(request, course)
-            row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
+        told = self._told(request, course, order_N, kind_N, tally)
+        tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
+        return slates.slate(self, request, told, self._answered_by(request, course, tally), tally, drawn)
+
+    def _told(
+        self, request: Request, course: Course, order_N: np.ndarray, kind_N: Sequence[str], tally: Tally
+    ) -> tuple[Recommendation, ...]:
+        """What is shown at these candidate positions, and why."""
+        row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
         with tally.stage("explain"):
             cause = self._causes(request, course, row_N, probability_N, tally)
         with tally.stage("rows"):
-            said = self._say(request, known, course, row_N, kind_N, cause)
-        tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
-        shown = Candidates(row_N, course.candidates.source_K[order_N])
-        return slates.slate(self, request, shown, probability_N.tolist(), said, self._answered_by(request, course, tally), tally, drawn)
+            said = self._say(request, course, row_N, kind_N, cause)
+            shown = Candidates(row_N, course.candidates.source_K[order_N])
+            return slates.recommendations(self, shown, probability_N.tolist(), said)
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """What a page of this request is chosen from: probabilities float32 (K) and retrieval vectors fp16 (K, D). Raises as `course`."""
+        scored = self.course(request, self.store.read(request.user_id), Tally()).scored
+        return scored.probability_K, scored.vector_KD
 
     def person(self, request: Request, known: Known, tally: Tally) -> Person:
         """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday,
@@ -235,7 +216,7 @@ class Recommender:
         """What each filter says of what was proposed: bool (K) by the reason of a drop."""
         row_K, catalogue = proposed.item_row_K, self.release.catalogue
         did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
-        begun_K = self.panel.proposed_by(proposed, "half watched")
+        begun_K = self.panel.proposed_by(proposed, "begun")
         shown_K = np.array([known.shown.get(catalogue.item_ids[row], 0) for row in row_K.tolist()] if known.shown else np.zeros(len(row_K)))
         item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
         return {
@@ -292,10 +273,10 @@ class Recommender:
             return explain.causes(self.scorer.until(tally.deadline), course.who, row_N, probability_N)
         except TritonError as error:
             logger.warning("request %s answered without reasons: %s", request.request_id, error)
-            tally.drop({"reasons unavailable": 1})
+            tally.drop({slates.NO_REASONS: 1})
             return explain.no_causes(len(row_N))
 
-    def _say(self, request: Request, known: Known, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
+    def _say(self, request: Request, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
         catalogue = self.release.catalogue
         if request.item_id is not None:
             title = catalogue.titles[slates.row_of(self.release, request.item_id)]
@@ -309,15 +290,17 @@ class Recommender:
     def _answered_by(self, request: Request, course: Course, tally: Tally) -> str:
         nobody = not len(course.who.item_row_E) and course.who.taste_D is None
         by = "personalised" if not nobody else "popular" if request.item_id is None else "similar"
-        without = [*course.missing, *(name for name in slates.PARTS if name in tally.dropped)]
+        without = [*course.missing, *(part for lost, part in slates.PARTS.items() if lost in tally.dropped)]
         return f"{by} (without {', '.join(without)})" if without else by
 
     def ahead(self, user_id: str, now: int) -> Precomputed:
-        """The slate of a user as it will be kept for later requests, `DEPTH` long. Raises as `course`, and StoreError."""
+        """The slate of a user as it will be kept for later requests, `DEPTH` long, in the order chosen; chance enters when it is shown.
+        Raises as `course`, and StoreError."""
         known = self.store.read(user_id)
         request, tally = Request(user_id, now, count=precompute.DEPTH, live=True), Tally()
         course = self.course(request, known, tally)
-        return slates.ahead(self, now, known, course.query_BD, self._finished(request, known, course, tally))
+        told = self._told(request, course, course.page.order_N, course.page.kind_N, tally)
+        return Precomputed(now, known.sequence, self.release.manifest.version, course.query_BD[0], told)
 
     def close(self) -> None:
         """Let go of the threads and the connection. The store belongs to whoever opened it."""

@@ -7,24 +7,28 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from data.schema import SchemaError
 from serve import local_triton
 from serve.clock import Clock
 from serve.contract import Known, Request, Slate, UserFields
+from serve.course import Policy
 from serve.gauges import Gauges
 from serve.histories import NOTHING
 from serve.judge import Judge
 from serve.limits import check
 from serve.live import Live
+from serve.manifest import ReleaseError
 from serve.new_items import NewItems
-from serve.recommender import Policy, Recommender
+from serve.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings, SettingsError
 from serve.sources import trends_of, usual
 from serve.store import Store, StoreError
 from serve.tally import Tally
 from serve.tops import Pool, Tops
-from serve.triton import Client
+from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +86,10 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
     The function it returns raises ReleaseError, TritonError, StoreError, SchemaError or OSError.
     """
 
-    def open_release(version: str) -> tuple[Served, Callable[[], None]]:
+    def open_release(version: str, read: Callable[[Path], Release] = Release.open) -> tuple[Served, Callable[[], None]]:
         with ExitStack() as stack:
-            release = Release.open(chosen.releases / version)
-            logger.info("release %s: %s items, whole", version, f"{release.manifest.item_count:,}")
+            release = read(chosen.releases / version)
+            logger.info("release %s: %s items", version, f"{release.manifest.item_count:,}")
             if store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=version):
                 logger.info("histories of release %s loaded into the store", version)
             url = _triton(chosen, release, stack)
@@ -112,6 +116,20 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             return Served(recommender, posted, live), stack.pop_all().close
 
     return open_release
+
+
+def last_resort(open_release: Callable, store: Store) -> Callable[[str], tuple[Served | Remembered, Callable[[], None]]]:
+    """What opens a release that is not whole, and has none before it that is: with indexes made anew, if nothing else is wrong with it;
+    else what was precomputed."""
+
+    def stand_in(version: str) -> tuple[Served | Remembered, Callable[[], None]]:
+        try:
+            return open_release(version, Release.mended)
+        except (ReleaseError, TritonError, SchemaError) as error:
+            logger.error("release %s cannot be mended: %s; only precomputed slates are served", version, error)
+            return Remembered(store), lambda: None
+
+    return stand_in
 
 
 def _triton(chosen: Settings, release: Release, stack: ExitStack) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serve import chance, filters, shelves
-from serve.contract import Candidates, Draw, Known, Precomputed, Recommendation, Request, Slate
+from serve.contract import Candidates, Draw, Known, Recommendation, Request, Slate
 from serve.likeness import unit
 from serve.limits import check_count
 from serve.release import Release
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from serve.recommender import Recommender
 
 NO_HISTORY, NO_REASONS = "history unavailable", "reasons unavailable"
-PARTS = (NO_HISTORY, NO_REASONS)
+PARTS = {NO_HISTORY: "history", NO_REASONS: "reasons"}
 NO_RANKING = "ranking unavailable"
 
 
@@ -46,24 +46,27 @@ def row_of(release: Release, item_id: str) -> int:
     return row
 
 
-def slate(
-    recommender: "Recommender", request: Request, shown: Candidates, scores: Sequence[float | None], said: Sequence[tuple[str, str]],
-    answered_by: str, tally: Tally, drawn: Draw | None = None,
-) -> Slate:  # fmt: skip
-    """The answer, its items in the order in which the page is read, and the draw's slots with them."""
-    catalogue, panel = recommender.release.catalogue, recommender.panel
-    order_N = shelves.page_order([row for _, row in said])
-    recommendations = tuple(
-        Recommendation(
-            catalogue.item_ids[shown.item_row_K[place]],
-            catalogue.titles[shown.item_row_K[place]],
-            scores[place],
-            *said[place],
-            panel.names_of(int(shown.source_K[place])),
-        )
-        for place in order_N
+def recommendations(
+    recommender: "Recommender", shown: Candidates, scores: Sequence[float | None], said: Sequence[tuple[str, str]]
+) -> tuple[Recommendation, ...]:
+    """What is shown, in the order of the slate; `said` has the reason and the row of each."""
+    catalogue = recommender.release.catalogue
+    return tuple(
+        Recommendation(catalogue.item_ids[row], catalogue.titles[row], score, reason, shelf, recommender.panel.names_of(source))
+        for row, source, score, (reason, shelf) in zip(shown.item_row_K.tolist(), shown.source_K.tolist(), scores, said, strict=True)
     )
-    return _answer(recommender, request, recommendations, answered_by, tally, _moved(drawn, order_N))
+
+
+def slate(
+    recommender: "Recommender", request: Request, told: Sequence[Recommendation], answered_by: str, tally: Tally, drawn: Draw | None = None
+) -> Slate:
+    """The answer, its items in the order in which the page is read, and the draw's slots with them."""
+    order_N = shelves.page_order([one.row for one in told])
+    if drawn is not None:
+        place_of = np.argsort(order_N)
+        drawn = replace(drawn, slots=tuple(int(place_of[slot]) for slot in drawn.slots))
+    paged, version = tuple(told[place] for place in order_N), recommender.release.manifest.version
+    return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)
 
 
 def precomputed(recommender: "Recommender", request: Request, known: Known, tally: Tally, answered_by: str) -> Slate:
@@ -91,9 +94,8 @@ def precomputed(recommender: "Recommender", request: Request, known: Known, tall
         for slot, item in zip(drawn.slots, drawn.drawn, strict=True) if drawn else ():
             held[slot] = held[slot] if item is None else replace(pool[item], reason=shelves.REASON[shelves.NEW], row=shelves.NEW)
         said = shelves.gathered([(shown.reason, shown.row) for shown in held])
-        order_N = shelves.page_order([row for _, row in said])
-        recommendations = tuple(replace(held[place], row=said[place][1]) for place in order_N)
-    return _answer(recommender, request, recommendations, answered_by, tally, _moved(drawn, order_N))
+        told = [replace(shown, row=row) for shown, (_, row) in zip(held, said, strict=True)]
+    return slate(recommender, request, told, answered_by, tally, drawn)
 
 
 def without_models(recommender: "Recommender", request: Request, known: Known, tally: Tally) -> Slate:
@@ -120,7 +122,8 @@ def without_models(recommender: "Recommender", request: Request, known: Known, t
         here = shelves.trending(who.region)
         said = [(here, here) if rising else (shelves.REASON[shelves.POPULAR], shelves.POPULAR) for rising in rising_N]
     parts = [NO_RANKING, *(name for name in PARTS if name in tally.dropped)]
-    return slate(recommender, request, Candidates(row_N, source_N), [None] * len(row_N), said, f"{by} ({', '.join(parts)})", tally)
+    told = recommendations(recommender, Candidates(row_N, source_N), [None] * len(row_N), said)
+    return slate(recommender, request, told, f"{by} ({', '.join(parts)})", tally)
 
 
 def similar(recommender: "Recommender", item_id: str, count: int) -> Slate:
@@ -142,12 +145,8 @@ def similar(recommender: "Recommender", item_id: str, count: int) -> Slate:
     title = release.catalogue.titles[item_row]
     said = [(f"Similar to {title}", f"More like {title}")] * len(row_N)
     request = Request("", 0, request_id=uuid.uuid4().hex)
-    return slate(recommender, request, Candidates(row_N, np.zeros(len(row_N), np.int64)), cosine_N.tolist(), said, "similar", tally)
-
-
-def ahead(recommender: "Recommender", now: int, known: Known, query_BD: np.ndarray, made: Slate) -> Precomputed:
-    """A slate as it is kept for later requests."""
-    return Precomputed(now, known.sequence, recommender.release.manifest.version, query_BD[0], made.recommendations)
+    told = recommendations(recommender, Candidates(row_N, np.zeros(len(row_N), np.int64)), cosine_N.tolist(), said)
+    return slate(recommender, request, told, "similar", tally)
 
 
 def passing_store(release: Release) -> SqliteStore:
@@ -157,18 +156,3 @@ def passing_store(release: Release) -> SqliteStore:
     weakref.finalize(store, folder.cleanup)
     store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=release.manifest.version)
     return store
-
-
-def _moved(drawn: Draw | None, order_N: np.ndarray) -> Draw | None:
-    """The draw, its slots where the page's order has put them."""
-    if drawn is None:
-        return None
-    place_of = np.argsort(order_N)
-    return replace(drawn, slots=tuple(int(place_of[slot]) for slot in drawn.slots))
-
-
-def _answer(
-    recommender: "Recommender", request: Request, recommendations: tuple[Recommendation, ...], by: str, tally: Tally, drawn: Draw | None
-) -> Slate:
-    version = recommender.release.manifest.version
-    return Slate(request.request_id, recommendations, version, by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)

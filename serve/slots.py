@@ -7,15 +7,15 @@ Shapes: K candidates · N places · M labels of one item · J items in one order
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 WINDOW = 25
 RESERVED, MAIN = "reserved", ""
+_FREE, _USED, _NONE = -1, -2, np.empty(0, np.int64)
 
 
 class Turn(NamedTuple):
@@ -83,10 +83,10 @@ def fill(
         raise ValueError(f"count is {count}, reserved {dict(reserved)}; expected a count and places from 0 up, and no item twice")
     if wrong := {kind: turn for kind, turn in plan.items() if turn.every < 1 or turn.first < 0}:
         raise ValueError(f"turns {wrong}; expected every 1 or more places, from place 0 or later")
-    main = np.fromiter(dict.fromkeys(chain(_ints(order_J), *map(_ints, groups.values()))), np.int64)
-    page = _Page.of(1 + max(main.max(initial=-1), max(reserved.values(), default=-1)), caps)
-    page.used_K[list(reserved.values())] = True
-    orders = {kind: np.asarray(groups.get(kind, ()), np.int64) for kind in plan}
+    orders = {kind: np.asarray(order, np.int64) for kind, order in groups.items()}
+    everything = (np.asarray(order_J, np.int64), *orders.values())
+    page = _Page.of(1 + max(*(order.max(initial=-1) for order in everything), *reserved.values(), -1), caps)
+    page.state_K[list(reserved.values())] = _USED
     waiting, later = [], dict(sorted(reserved.items()))
     for place in range(count):
         if place % WINDOW == 0:
@@ -98,11 +98,11 @@ def fill(
         kind, chosen = MAIN, None
         while waiting and chosen is None:
             kind = waiting.pop(0)
-            chosen = page.first(orders[kind])
+            chosen = page.first(orders.get(kind, _NONE))
         if chosen is None:
-            kind, chosen = MAIN, page.first(main)
+            kind, chosen = MAIN, next((found for order in everything if (found := page.first(order)) is not None), None)
         if chosen is None:
-            chosen = page.first_in_spite_of_caps(main)
+            chosen = page.first_in_spite_of_caps(np.concatenate(everything))
         if chosen is not None:
             page.put(chosen, kind)
             page.count(chosen)
@@ -113,18 +113,14 @@ def fill(
     return page.filled()
 
 
-def _ints(order: Sequence[int] | np.ndarray) -> Iterable[int]:
-    return order.tolist() if isinstance(order, np.ndarray) else order
-
-
 @dataclass(slots=True)
 class _Page:
-    """What is placed so far. `cap_K` is the number of the cap that holds a candidate back now, −1 for none; `held_K` of the first ever."""
+    """What is placed so far. `state_K` is the number of the cap that holds a candidate back now, or that it is free or used; `held_K` the
+    number of the first cap that ever passed it over."""
 
     names: list[str]
     caps: list[Cap]
-    used_K: np.ndarray
-    cap_K: np.ndarray
+    state_K: np.ndarray
     held_K: np.ndarray
     counts: list[Counter[int]]
     order: list[int] = field(default_factory=list)
@@ -138,15 +134,15 @@ class _Page:
             if len(cap.label_KM) < candidates or cap.most < 0:
                 raise ValueError(f"cap {name!r}: {len(cap.label_KM)} labels for {candidates} candidates, at most {cap.most} of each")
         whole = [Cap(np.asarray(cap.label_KM)[:candidates].reshape(candidates, -1), cap.most) for cap in caps.values()]
-        unheld_K = np.full(candidates, -1, np.int16)
-        return cls(list(caps), whole, np.zeros(candidates, bool), unheld_K, unheld_K.copy(), [Counter() for _ in caps])
+        free_K = np.full(candidates, _FREE, np.int16)
+        return cls(list(caps), whole, free_K, free_K.copy(), [Counter() for _ in caps])
 
     def open_window(self, window: int, reserved: list[int]) -> None:
         """Raise every cap by its own size, and count what is reserved in this window."""
         self.window = window
         for position in reserved:
             self._add(position)
-        self.cap_K[:] = -1
+        self.state_K[self.state_K >= 0] = _FREE
         for number, cap in enumerate(self.caps):
             if cap.most == 0:
                 self._hold(number, (cap.label_KM >= 0).any(1))
@@ -166,32 +162,31 @@ class _Page:
         return found
 
     def _hold(self, number: int, bears_K: np.ndarray) -> None:
-        self.cap_K[bears_K & (self.cap_K < 0)] = number
+        self.state_K[bears_K & (self.state_K == _FREE)] = number
 
     def first(self, order_J: np.ndarray) -> int | None:
         """The first of an order that is neither used nor held back by a cap; those passed over are noted."""
         if not len(order_J):
             return None
-        left_J, cap_J = ~self.used_K[order_J], self.cap_K[order_J]
-        free_J = left_J & (cap_J < 0)
-        place = int(free_J.argmax())
-        chosen = int(order_J[place]) if free_J[place] else None
-        passed_J = order_J[: len(order_J) if chosen is None else place]
-        fresh_J = passed_J[left_J[: len(passed_J)] & (self.held_K[passed_J] < 0)]
-        self.held_K[fresh_J] = self.cap_K[fresh_J]
-        return chosen
+        state_J = self.state_K[order_J]
+        place = int((state_J == _FREE).argmax())
+        found = state_J[place] == _FREE
+        passed_J = order_J[: place if found else len(order_J)]
+        fresh_J = passed_J[(state_J[: len(passed_J)] >= 0) & (self.held_K[passed_J] == _FREE)]
+        self.held_K[fresh_J] = self.state_K[fresh_J]
+        return int(order_J[place]) if found else None
 
     def first_in_spite_of_caps(self, order_J: np.ndarray) -> int | None:
         """The first of an order that is not used."""
-        left_J = order_J[~self.used_K[order_J]]
+        left_J = order_J[self.state_K[order_J] != _USED]
         if not len(left_J):
             return None
-        self.relaxed[self.names[self.cap_K[left_J[0]]]] += 1
+        self.relaxed[self.names[self.state_K[left_J[0]]]] += 1
         return int(left_J[0])
 
     def put(self, position: int, kind: str) -> None:
         """Give the next place away."""
-        self.used_K[position] = True
+        self.state_K[position] = _USED
         self.order.append(position)
         self.kinds.append(kind)
 

@@ -185,7 +185,7 @@ class Similar:
 class HalfWatched:
     """Items the user began (`watch`) and did not finish since, the newest first."""
 
-    name: str = "half watched"
+    name: str = "begun"
 
     def propose(self, ask: Ask, count: int) -> np.ndarray:
         newest_first = ask.who.item_row_E[::-1]

@@ -24,7 +24,7 @@ from serve.contract import MAX_HISTORY, MAX_ID_BYTES, Known, LoggedSlate, Precom
 from serve.histories import StoreError
 
 __all__ = ["EVENT_COLUMNS", "SHOWN_DAYS", "Event", "Store", "StoreError", "check_limits", "open_store", "wall_clock_ms"]
-SHOWN_DAYS = 7.0
+SHOWN_DAYS, TIMEOUT_MS = 7.0, 100.0
 SERVERS = ("redis://", "rediss://", "unix://")
 
 
@@ -156,9 +156,16 @@ def check_limits(history_length: int, shown_days: float) -> None:
 
 
 def open_store(
-    place: str | Path, *, history_length: int = MAX_HISTORY, shown_days: float = SHOWN_DAYS, now_ms: Callable[[], int] = wall_clock_ms
+    place: str | Path,
+    *,
+    history_length: int = MAX_HISTORY,
+    shown_days: float = SHOWN_DAYS,
+    timeout_ms: float = TIMEOUT_MS,
+    now_ms: Callable[[], int] = wall_clock_ms,
 ) -> Store:
     """The store at a place: a redis://, rediss:// or unix:// url is a Redis server's, anything else the path of an SQLite file.
+
+    `timeout_ms` is what a read from a server may take.
 
     Raises:
         StoreError: it cannot be opened; or redis-py, which only the first kind needs, is not installed.
@@ -172,4 +179,4 @@ def open_store(
         from serve.redis_store import RedisStore
     except ModuleNotFoundError as error:
         raise StoreError(f"{place}: {error}; install it: pip install 'towers[redis]'") from error
-    return RedisStore(str(place), history_length=history_length, shown_days=shown_days, now_ms=now_ms)
+    return RedisStore(str(place), history_length=history_length, shown_days=shown_days, timeout_ms=timeout_ms, now_ms=now_ms)

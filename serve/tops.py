@@ -14,6 +14,7 @@ from serve.trends import Decayed, Exposure, Trends
 
 DEEPEST = 1_000
 PRIOR_EVENTS = 5.0  # added to what is expected of an item, so that one event of an item nobody expected is no trend
+ROUNDING = 1e-9  # of a count: more than sums of the same events in another order differ by, so that no surplus is a rounding error
 PRIOR_PART = 20.0  # events an item needs before its own hours say as much as everybody's
 
 
@@ -65,9 +66,11 @@ def trending(counted: Decayed, now: int) -> np.ndarray:
     s is the item's short count at `now`, and e = Σs · l / Σl what it would be if its share of the long count l had stayed: what is always
     popular is expected to be. z is near a standard normal of a Poisson count with mean e, so large items need more than small ones.
     """
-    short_N, long_N = counted.worth(now).T
+    short_N, long_N = counted.worth(now)
     expected_N = long_N / max(long_N.sum(), np.finfo(np.float64).tiny) * short_N.sum()
-    return best(counted.item_row_N, (short_N - expected_N) / np.sqrt(expected_N + PRIOR_EVENTS))
+    surplus_N = short_N - expected_N
+    surplus_N[surplus_N < ROUNDING * short_N] = 0
+    return best(counted.item_row_N, surplus_N / np.sqrt(expected_N + PRIOR_EVENTS))
 
 
 def popular(counted: Decayed, now: int) -> tuple[np.ndarray, ...]:
@@ -77,12 +80,17 @@ def popular(counted: Decayed, now: int) -> tuple[np.ndarray, ...]:
     more events than κ = `PRIOR_PART` goes by its own count at that time of day, nᶜ; one with few by its overall count, n·πᶜ. Never an item
     nobody took up.
     """
-    count_NC = counted.worth(now)
-    total_C = count_NC.sum(0)
-    share_C = (total_C + 1) / (total_C.sum() + len(total_C))
-    count_N1 = count_NC.sum(1, keepdims=True)
-    score_NC = count_N1 * (count_NC + PRIOR_PART * share_C) / (count_N1 + PRIOR_PART)
-    return tuple(best(counted.item_row_N, score_N) for score_N in score_NC.T)
+    count_CN = counted.worth(now)
+    count_N, total_C = count_CN.sum(0), count_CN.sum(1)
+    share_C1 = ((total_C + 1) / (total_C.sum() + len(total_C)))[:, None]
+
+    def score(place_M: np.ndarray) -> np.ndarray:
+        return count_N[place_M] * (count_CN[:, place_M] + PRIOR_PART * share_C1) / (count_N[place_M] + PRIOR_PART)
+
+    place_M = np.arange(len(count_N))
+    if len(place_M) > DEEPEST:  # no score is above n, so an n below what `DEEPEST` others score leads nowhere
+        place_M = np.flatnonzero(count_N >= score(np.argpartition(-count_N, DEEPEST)[:DEEPEST]).min() * (1 - ROUNDING))
+    return tuple(best(counted.item_row_N[place_M], score_M) for score_M in score(place_M))
 
 
 def explore(exposure: Exposure, now: int, pool: Pool) -> np.ndarray:

@@ -25,26 +25,26 @@ MOST_HALF_LIVES = 500
 
 @dataclass(frozen=True, slots=True)
 class Decayed:
-    """Decayed counts of distinct items in C columns. `item_row_N` is sorted, `count_NC` float64; in column c an event of time t weighs
+    """Decayed counts of distinct items in C columns. `item_row_N` is sorted, `count_CN` float64; in column c an event of time t weighs
     2^((t − at_C[c]) / half_life_ms_C[c])."""
 
     item_row_N: np.ndarray
-    count_NC: np.ndarray
+    count_CN: np.ndarray
     at_C: np.ndarray
     half_life_ms_C: np.ndarray
 
     @classmethod
-    def of(cls, item_row_N: np.ndarray, count_NC: np.ndarray, *, at: int, half_life_days_C: Sequence[float]) -> Self:
+    def of(cls, item_row_N: np.ndarray, count_CN: np.ndarray, *, at: int, half_life_days_C: Sequence[float]) -> Self:
         """Counts as of `at` (ms UTC), of items that may come in any order but each once."""
         order = np.argsort(item_row_N, kind="stable")
         half_life_ms_C = np.array([round(days * DAY_MS) for days in half_life_days_C], np.int64)
-        count_NC = np.ascontiguousarray(count_NC[order], np.float64)
-        return cls(item_row_N[order].astype(np.int64), count_NC, np.full(len(half_life_ms_C), at, np.int64), half_life_ms_C)
+        count_CN = np.ascontiguousarray(count_CN[:, order], np.float64)
+        return cls(item_row_N[order].astype(np.int64), count_CN, np.full(len(half_life_ms_C), at, np.int64), half_life_ms_C)
 
     @classmethod
     def nothing(cls, like: Self) -> Self:
         """No item yet, in columns like those of `like`."""
-        return replace(like, item_row_N=like.item_row_N[:0], count_NC=like.count_NC[:0])
+        return replace(like, item_row_N=like.item_row_N[:0], count_CN=like.count_CN[:, :0])
 
     def add(self, item_row_E: np.ndarray, timestamp_E: np.ndarray, share_EC: np.ndarray) -> Self:
         """With more events, of which event e counts `share_EC[e, c]` times in column c."""
@@ -58,15 +58,15 @@ class Decayed:
         new_M = distinct_M[~self._holds(distinct_M)]
         place_M = np.searchsorted(self.item_row_N, new_M)
         item_row_N = np.insert(self.item_row_N, place_M, new_M)
-        count_NC = np.insert(self.count_NC, place_M, 0.0, axis=0)
+        count_CN = np.insert(self.count_CN, place_M, 0.0, axis=1)
         if step_C.any():
-            count_NC = np.ldexp(count_NC, -step_C)
-        np.add.at(count_NC, np.searchsorted(item_row_N, item_row_E), weight_EC)
-        return replace(self, item_row_N=item_row_N, count_NC=count_NC, at_C=at_C)
+            count_CN = np.ldexp(count_CN, -step_C[:, None])
+        np.add.at(count_CN.T, np.searchsorted(item_row_N, item_row_E), weight_EC)
+        return replace(self, item_row_N=item_row_N, count_CN=count_CN, at_C=at_C)
 
     def worth(self, now: int) -> np.ndarray:
-        """The counts decayed to `now` (ms UTC, after every event): float64 (N, C)."""
-        return self.count_NC * np.exp2((self.at_C - now) / self.half_life_ms_C)
+        """The counts decayed to `now` (ms UTC, after every event): float64 (C, N)."""
+        return self.count_CN * np.exp2((self.at_C - now) / self.half_life_ms_C)[:, None]
 
     def _holds(self, item_row_M: np.ndarray) -> np.ndarray:
         place_M = np.searchsorted(self.item_row_N, item_row_M).clip(max=max(len(self.item_row_N) - 1, 0))
@@ -140,16 +140,16 @@ class Trends:
         if count_I.shape != (manifest.item_count,):
             raise ReleaseError(folder, "exposure.npy", f"has shape {count_I.shape}, expected ({manifest.item_count},)")
         days, at = told["half_life_days"], told["log_end"]
-        regions = {None: Decayed.of(np.zeros(0, np.int64), np.zeros((0, 2)), at=at, half_life_days_C=(days["short"], days["long"]))}
+        regions = {None: Decayed.of(np.zeros(0, np.int64), np.zeros((2, 0)), at=at, half_life_days_C=(days["short"], days["long"]))}
         for (region,), table in by_region.partition_by("region", as_dict=True).items():
-            count_NC = table.select("short", "long").to_numpy()
+            count_CN = table.select("short", "long").to_numpy().T
             regions[region] = Decayed.of(
-                table["item_row"].to_numpy(), count_NC, at=at, half_life_days_C=(days["short"], days["long"])
+                table["item_row"].to_numpy(), count_CN, at=at, half_life_days_C=(days["short"], days["long"])
             )  # fmt: skip
         item_row_N, place = np.unique(by_part["item_row"].to_numpy(), return_inverse=True)
-        part_NC = np.zeros((len(item_row_N), DAY_PARTS))
-        part_NC[place, by_part["part"].to_numpy()] = by_part["count"].to_numpy()
-        day_parts = Decayed.of(item_row_N, part_NC, at=at, half_life_days_C=[days["popular"]] * DAY_PARTS)
+        part_CN = np.zeros((DAY_PARTS, len(item_row_N)))
+        part_CN[by_part["part"].to_numpy(), place] = by_part["count"].to_numpy()
+        day_parts = Decayed.of(item_row_N, part_CN, at=at, half_life_days_C=[days["popular"]] * DAY_PARTS)
         exposure = Exposure.of(count_I, release_day_I)
         return cls(regions, day_parts, exposure, at, told["shown_end"], at, tuple(words))
 

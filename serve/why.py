@@ -12,7 +12,8 @@ from serve.contract import Known, Request
 from serve.tally import Tally
 
 if TYPE_CHECKING:
-    from serve.recommender import Course, Recommender
+    from serve.course import Course
+    from serve.recommender import Recommender
 
 
 def why(recommender: "Recommender", request: Request, known: Known, item_id: str) -> dict[str, object]:

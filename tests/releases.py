@@ -73,8 +73,8 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
     _write_sources(folder, items, room)
-    _write_quiz(folder, vector_ID)
     _write_models(folder, vector_ID, rng, seed)
+    _quiz(vector_ID.astype(np.float32)).save(folder)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
         "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS),
@@ -144,11 +144,12 @@ def _write_sources(folder: Path, items: int, room: int) -> None:
     exact(vector_IC).save(folder / "content.faiss")
 
 
-def _write_quiz(folder: Path, vector_ID: np.ndarray) -> None:
-    """Two kinds of people: those who like even rows of the first ten and look like item 0, and those who like odd ones and look like 1."""
-    likes_PQ = np.array([[row % 2 == kind for row in range(10)] for kind in (0, 1)])
-    probability_PQ3 = np.stack([np.where(likes_PQ, 0.8, 0.1), np.where(likes_PQ, 0.1, 0.8), np.full((2, 10), 0.1)], axis=2)
-    Quiz(0, np.array([0.5, 0.5]), vector_ID[:2].astype(np.float32), np.arange(10), probability_PQ3).save(folder)
+def _quiz(vector_ID: np.ndarray) -> Quiz:
+    """Four prototypes that are items, and like others the more the nearer they lie; one in five does not know what is asked about."""
+    query_PD, asked = vector_ID[:4], np.arange(min(len(vector_ID), 20))
+    like_PQ = 0.4 + 0.3 * query_PD @ vector_ID[asked].T
+    probability_PQ3 = np.stack([like_PQ, 0.8 - like_PQ, np.full(like_PQ.shape, 0.2)], axis=2)
+    return Quiz(0, np.full(len(query_PD), 1 / len(query_PD)), query_PD, asked, probability_PQ3)
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from data.content import _WORD, NUMERIC, RecipeFileError, fit_content, read_recipe, texts, write_recipe
+from data.content import _WORD, NUMERIC, ContentRecipe, RecipeFileError, content_vectors, fit_content, read_recipe, texts, write_recipe
+from data.features import Vocabulary
 from data.schema import ITEMS, check_table
 
 
@@ -80,3 +81,36 @@ def test_text_is_tf_idf_as_sklearn_counts_it_then_projected(titles):
 def test_a_server_that_encodes_does_not_carry_what_only_fitting_needs():
     code = "import sys, data.content; sys.exit(any(name in sys.modules for name in ('sklearn', 'scipy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def recipe_of(genres, tags, text, given):
+    """A recipe with so many columns in each block."""
+    words = (Vocabulary(tuple(f"{kind}{n}" for n in range(count))) for kind, count in (("g", genres), ("t", tags)))
+    zeros = dict.fromkeys(("year", "popularity_score", "avg_rating"), 0.0)
+    return ContentRecipe(*words, (), np.zeros(0), np.zeros((0, text), np.float32), given, zeros, zeros)
+
+
+def test_likeness_in_content_is_the_mean_of_the_blocks_likenesses_however_wide_they_are_and_numbers_have_no_part():
+    recipe = recipe_of(4, 2, 1, 0)
+    numbers = np.arange(2 * len(NUMERIC)).reshape(2, -1)
+    feature_IF = np.concatenate([[[1, 1, 1, 1, 2, 0, 5], [1, 0, 0, 0, 3, 3, -1]], numbers], axis=1)
+    first, second = content_vectors(feature_IF, recipe)
+    np.testing.assert_allclose([first @ second, first @ first, second @ second], [(0.5 + 0.5**0.5 - 1) / 3, 1, 1], rtol=1e-6)
+
+
+def test_an_item_without_content_points_nowhere_and_one_without_a_block_loses_only_that():
+    recipe = recipe_of(2, 2, 0, 0)
+    numbers = np.ones((3, len(NUMERIC)))
+    vector_IC = content_vectors(np.concatenate([[[0, 0, 0, 0], [3, 4, 0, 0], [3, 4, 0, 9]], numbers], axis=1), recipe)
+    np.testing.assert_allclose(vector_IC, [[0, 0, 0, 0], [0.6, 0.8, 0, 0], np.array([0.6, 0.8, 0, 1]) / 2**0.5], rtol=1e-6)
+    assert content_vectors(numbers, recipe_of(0, 0, 0, 0)).tolist() == [[0], [0], [0]]
+
+
+def test_content_vectors_of_a_real_recipe_are_of_length_one_or_nothing():
+    table = items(
+        genres=[["Drama"], ["Drama", "Crime"], None], title=["The Bus", "The Bus 2", None], content_embedding=[[1.0, 2.0], None, None]
+    )
+    recipe = fit_content(table)
+    vector_IC = content_vectors(recipe.features(table), recipe)
+    np.testing.assert_allclose(np.linalg.norm(vector_IC, axis=1), [1, 1, 0], rtol=1e-6)
+    assert vector_IC.dtype == np.float32 and vector_IC.shape == (3, recipe.width - len(NUMERIC))

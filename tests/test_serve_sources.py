@@ -171,14 +171,14 @@ def test_content_proposes_what_points_the_same_way_and_nothing_without_content_o
 
 def decayed(counts, *, at=0, half_life_days=(2.0, 28.0)):
     """Counts of {item_row: (one number for each column)}."""
-    values = np.array(list(counts.values()), np.float64).reshape(len(counts), len(half_life_days))
+    values = np.array(list(counts.values()), np.float64).reshape(len(counts), len(half_life_days)).T
     return Decayed.of(np.array(list(counts), np.int64), values, at=at, half_life_days_C=half_life_days)
 
 
 def test_what_is_always_popular_is_not_trending():
     # Σ short 220, Σ long 1100: a fifth of the long count is expected, 180 of item 7 and 20 of items 3 and 9 each
     counted = decayed({7: (175, 900), 3: (40, 100), 9: (5, 100)})
-    short, long = counted.worth(0).T
+    short, long = counted.worth(0)
     z_N = (short - long / 5) / np.sqrt(long / 5 + 5)
     assert counted.item_row_N.tolist() == [3, 7, 9] and z_N == pytest.approx([4.0, -5 / np.sqrt(185), -3.0])
     assert trending(counted, 0).tolist() == [3]
@@ -193,7 +193,7 @@ def test_a_large_item_needs_more_for_a_trend_than_a_small_one():
 
 def test_trends_fade_at_two_speeds():
     counted = decayed({0: (16, 10), 1: (1, 10)}).add(np.array([1]), np.array([8 * DAY_MS]), np.ones((1, 2)))
-    short, long = counted.worth(8 * DAY_MS).T
+    short, long = counted.worth(8 * DAY_MS)
     assert short == pytest.approx([1, 1 + 1 / 16]) and long == pytest.approx([10 * 2 ** (-8 / 28), 1 + 10 * 2 ** (-8 / 28)])
 
 
@@ -259,7 +259,7 @@ def test_popular_goes_by_the_hour_on_the_wall(tops):
 
 def test_every_source_has_a_budget_and_a_bit(release, tops):
     names = [source.name for source in usual(release, None, lambda: tops)]
-    order = ["collaborative", "content", "trending", "popular", "editorial", "explore", "because", "similar", "half watched"]
+    order = ["collaborative", "content", "trending", "popular", "editorial", "explore", "because", "similar", "begun"]
     assert names == order == list(BUDGETS)
 
 
@@ -307,5 +307,16 @@ def test_the_order_in_which_events_arrive_changes_no_top(tops, data):
 def test_centuries_of_silence_leave_a_count_finite():
     counted = decayed({0: (5.0, 5.0), 1: (1.0, 1.0)})
     later = counted.add(np.array([1, 2]), np.array([10**13, 10**13 + 2 * DAY_MS]), np.ones((2, 2)))
-    short, _ = later.worth(10**13 + 2 * DAY_MS).T
+    short, _ = later.worth(10**13 + 2 * DAY_MS)
     assert short == pytest.approx([0, 0.5, 1])
+
+
+@given(st.integers(0, 2**32))
+def test_the_best_are_the_same_whether_all_are_scored_or_only_those_that_can_be_among_them(seed):
+    rng = np.random.default_rng(seed)
+    count_CN = rng.gamma(0.3, 20, (6, 60)).round()  # many ties
+    counted = Decayed.of(rng.permutation(100)[:60], count_CN, at=0, half_life_days_C=(7.0,) * 6)
+    whole = [top[:9].tolist() for top in popular(counted, 0)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("serve.tops.DEEPEST", 9)
+        assert [top.tolist() for top in popular(counted, 0)] == whole
