@@ -159,8 +159,8 @@ class Because:
             return NOTHING
         each = min(count, 2 * -(-count // len(seed_S))) + len(seed_S)
         _, item_row_SK = self.index.search(np.asarray(self.vector_ID[seed_S], np.float32), each)
-        turns = dict.fromkeys(item_row_SK.T.ravel().tolist())
-        return np.array([row for row in turns if row not in set(seed_S.tolist())], np.int64)[:count]
+        turns, seeds = dict.fromkeys(item_row_SK.T.ravel().tolist()), set(seed_S.tolist())
+        return np.array([row for row in turns if row not in seeds], np.int64)[:count]
 
     def seeds(self, who: Person) -> np.ndarray:
         """The rows of the last `last` distinct items that were watched, finished or rated well, the newest first."""
