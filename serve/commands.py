@@ -191,6 +191,7 @@ def release(chosen: Settings, arguments: argparse.Namespace) -> None:
         case "list":
             _list(chosen)
         case "check":
+            publication.verify(root / publication.current(root))
             with engine(chosen) as made, made.fleet.champion() as served:
                 print(f"release {served.recommender.release.manifest.version} is whole and answers as it did at export")
         case "rollback":
