@@ -91,9 +91,7 @@ def main() -> None:
     with threadpool_limits(1, user_api="blas"):
         for chooser, choose in choosers(chosen.candidates, chosen.width, chosen.count).items():
             rows[chooser] = row = measure(choose, chosen.runs, chosen.at_once)
-            print(
-                f"| {chooser} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['min_ms']:.2f} | {row['load_average']:.1f} |", flush=True
-            )
+            print(f"| {chooser} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |", flush=True)
     machine = {
         "commit": commit(),
         "cores": os.cpu_count(),
