@@ -53,9 +53,11 @@ class Content:
 
 
 def scorers(log: Log) -> dict[str, Scorer]:
-    """Popularity of all time and of late, and content; strangers to the last, and whoever liked nothing, are shown what is popular of late."""
-    popular = {name: Popularity().fit(interactions(log, events=liked_events, half_life_days=days)) for name, days in HALF_LIFE_DAYS.items()}
-    liked_UI = interactions(log, events=liked_events, half_life_days=float("inf"))
+    """Popularity of all time and of late, and content. Content knows nothing of strangers and of those who liked nothing: they are shown
+    what is popular of late."""
+    liked = {name: interactions(log, events=liked_events, half_life_days=days) for name, days in HALF_LIFE_DAYS.items()}
+    popular = {name: Popularity().fit(liked_UI) for name, liked_UI in liked.items()}
+    liked_UI = liked["popularity"]
     stranger_U = torch.as_tensor(np.diff(liked_UI.indptr) == 0)
     content = FallbackScorer(
         Content(log.catalogue.feature_IF).fit(liked_UI), popular["recent popularity"], stranger_U, int(stranger_U.sum())
