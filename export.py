@@ -26,7 +26,7 @@ from data.content import RecipeFileError, content_vectors, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
 from serve import contract, dpp, mmr, release
-from serve.cold_start import Quiz, draw_users, fit_quiz, verdicts
+from serve.cold_start import Quiz, draw_users, fit_quiz, passed_over, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
 from serve.local_triton import start
@@ -179,10 +179,19 @@ def histories(log: Log, length: int) -> pl.DataFrame:
 
 def quiz(log: Log, saved: SavedRetrieval) -> Quiz:
     """The quiz for strangers, from the queries of users as they stood at their last event and from what they think of items."""
-    user_row_U, said = draw_users(verdicts(log.user_row_E, log.item_row_E, log.event_code_E))
+    said = passed_over(verdicts(log.user_row_E, log.item_row_E, log.event_code_E), *shown_pairs(log))
+    user_row_U, said = draw_users(said)
     last_U = log.offset_U1[user_row_U + 1] - 1
     history = history_at(log, log.offset_U1[user_row_U], last_U + 1, log.timestamp_E[last_U], saved.history_length)
     return fit_quiz(ask(saved, history, log.moment_EC[last_U]).numpy(), said, priors=len(saved.half_lives_days))
+
+
+def shown_pairs(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """(user rows, item rows) of the impressions of users who have events; none where the log has no impressions."""
+    users = pl.DataFrame({"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema_overrides={"user_id": pl.String})
+    items = pl.DataFrame({"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))})
+    shown = log.split.tables.impressions.select("user_id", "item_id").join(users, on="user_id").join(items, on="item_id")
+    return shown["user_row"].to_numpy(), shown["item_row"].to_numpy()
 
 
 def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:
