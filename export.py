@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.content import RecipeFileError, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS
 from data.log import Log
-from serve import contract, release
+from serve import contract, publication, release
 from serve.contract import MAX_HISTORY
 from serve.local_triton import start
 from serve.recommender import Recommender
@@ -32,6 +32,15 @@ from serve.triton import PYTHON, add_version
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
+
+
+def publish_challenger(staging: Path, root: Path, version: str) -> None:
+    """Make a staged release one that is served beside the current one."""
+    publication.shelve(staging, root, version)
+    publication.challenge(root, version)
+
+
+PUBLISH = {"current": publication.publish, "challenger": publish_challenger, "none": publication.shelve}
 
 
 def model_folder(name: str, tracking_uri: str) -> Path:
@@ -174,12 +183,14 @@ def main(cfg: DictConfig) -> None:
         )
     log = read_log(retrieval)
     saved.check_same_items(log)
+    if cfg.promote not in PUBLISH:
+        raise ValueError(f"promote={cfg.promote}: expected one of {', '.join(PUBLISH)}")
     root = Path(cfg.releases)
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
         stage(cfg, staging, log, saved, retrieval, ranking, ranks)
-        release.publish(staging, root, cfg.version)
+        PUBLISH[cfg.promote](staging, root, cfg.version)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     logger.info("published release %s: %s items, %s users", cfg.version, f"{len(log.catalogue.item_ids):,}", f"{len(log.user_ids):,}")
