@@ -25,7 +25,7 @@ from data.aggregates import day_part_counts, region_counts
 from data.content import RecipeFileError, content_vectors, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
-from serve import contract, dpp, mmr, release
+from serve import contract, dpp, mmr, publication, release
 from serve.cold_start import Quiz, draw_users, fit_quiz, passed_over, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
@@ -38,6 +38,15 @@ from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
+
+
+def publish_challenger(staging: Path, root: Path, version: str) -> None:
+    """Make a staged release one that is served beside the current one."""
+    publication.shelve(staging, root, version)
+    publication.challenge(root, version)
+
+
+PUBLISH = {"current": publication.publish, "challenger": publish_challenger, "none": publication.shelve}
 
 
 def model_folder(name: str, tracking_uri: str) -> Path:
@@ -255,12 +264,14 @@ def main(cfg: DictConfig) -> None:
         )
     log = read_log(retrieval)
     saved.check_same_items(log)
+    if cfg.promote not in PUBLISH:
+        raise ValueError(f"promote={cfg.promote}: expected one of {', '.join(PUBLISH)}")
     root = Path(cfg.releases)
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
         points = stage(cfg, staging, log, saved, retrieval, ranking, ranks)
-        release.publish(staging, root, cfg.version)
+        PUBLISH[cfg.promote](staging, root, cfg.version)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     run_id = frontier.publish(points, version=cfg.version, run=run_name(cfg.retrieval, retrieval), tracking_uri=cfg.mlflow)
