@@ -137,7 +137,8 @@ class _Page:
         for name, cap in caps.items():
             if len(cap.label_KM) < candidates or cap.most < 0:
                 raise ValueError(f"cap {name!r}: {len(cap.label_KM)} labels for {candidates} candidates, at most {cap.most} of each")
-        whole = [Cap(np.asarray(cap.label_KM)[:candidates].reshape(candidates, -1), cap.most) for cap in caps.values()]
+        labels = [np.asarray(cap.label_KM)[:candidates] for cap in caps.values()]
+        whole = [Cap(label if label.ndim == 2 else label[:, None], cap.most) for label, cap in zip(labels, caps.values(), strict=True)]
         unheld_K = np.full(candidates, -1, np.int16)
         return cls(list(caps), whole, np.zeros(candidates, bool), unheld_K, unheld_K.copy(), [Counter() for _ in caps])
 
