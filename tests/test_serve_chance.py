@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.chance import draw, propensities
@@ -53,6 +53,7 @@ def test_one_over_the_propensity_counts_every_possible_item_once_for_each_slot(d
     assert all(one[place] is None for one in told[:100] for place in range(25) if place not in SLOTS)
 
 
+@settings(deadline=None)
 @given(
     st.text(),
     st.lists(st.integers(0, 30), unique=True, max_size=6),

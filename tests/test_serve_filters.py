@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.features import DISLIKED, EVENT_TYPE_CODE
@@ -75,6 +75,7 @@ def test_an_item_rests_after_it_was_shown_often_enough():
     assert not_too_often(np.array([0, 9, 10, 11]), most=10).tolist() == [True, True, False, False]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
 def test_the_counts_and_what_is_kept_add_up_and_order_and_sources_stay(stays):
     first, second = (np.array([pair[side] for pair in stays], bool) for side in (0, 1))
@@ -86,6 +87,7 @@ def test_the_counts_and_what_is_kept_add_up_and_order_and_sources_stay(stays):
     assert sum(dropped.values()) + len(kept.item_row_K) == len(stays) and 0 not in dropped.values()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(sorted(CODE))), max_size=40))
 def test_the_order_of_events_changes_no_filter(events):
     for filter_of in (not_watched, not_blocked):

@@ -67,7 +67,7 @@ def arranged(told, **request):
     return arrange(scored, catalogue, policy, asked, reserved=reserved, share_G=share_G, history_vector_ED=history_vector_ED, now=NOW)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(), st.integers(1, 120))
 def test_with_nothing_else_to_heed_it_is_sorting_by_worth(told, count):
     scored, catalogue, _, _, history = told
@@ -76,14 +76,14 @@ def test_with_nothing_else_to_heed_it_is_sorting_by_worth(told, count):
     assert set(made.kind_N) <= {""} and not made.held and not made.skipped
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(), st.integers(1, 120), st.sampled_from(["mmr", "dpp", "calibrated"]), st.sampled_from(["homepage", "search-empty"]))
 def test_each_item_once_and_as_many_as_there_are(told, count, diversity, context):
     made = arranged(told, count=count, diversity=diversity, context=context)
     assert len(set(made.order_N.tolist())) == len(made.order_N) == len(made.kind_N) == min(count, len(told[0].item_row_K))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(45), st.integers(1, 120))
 def test_reserved_places_hold_on_a_homepage_and_nowhere_else(told, count):
     scored, _, _, reserved, _ = told
@@ -97,7 +97,7 @@ def test_reserved_places_hold_on_a_homepage_and_nowhere_else(told, count):
     assert "editorial" not in arranged(told, count=count, context="search-empty").kind_N
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(case(), st.integers(1, 100))
 def test_caps_hold_or_their_breach_is_counted_and_only_where_nothing_else_is_left(told, count):
     scored, catalogue, policy, _, history = told
@@ -138,7 +138,7 @@ def test_a_cap_holds_although_what_it_caps_fills_all_that_variety_chose():
     assert 10 + SPARE < 60  # else this says nothing
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(), st.integers(1, 100))
 def test_a_kind_has_no_more_places_than_turns_so_far_and_gives_what_is_of_it(told, count):
     scored, catalogue, policy, _, history = told
@@ -163,14 +163,14 @@ def test_a_kind_has_no_more_places_than_turns_so_far_and_gives_what_is_of_it(tol
         assert all((place - turn.first) % turn.every == 0 for place, said in enumerate(made.kind_N, start=1) if said == kind)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(), st.integers(1, 100))
 def test_turns_are_of_the_homepage_alone(told, count):
     made = arranged(told, count=count, context="search-empty")
     assert set(made.kind_N) <= {""}
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(case(), st.integers(1, 50), st.integers(0, 50), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from(["mmr", "calibrated", "dpp"]))
 def test_a_longer_page_begins_with_the_shorter_unless_caps_hold_more_than_the_spare_back(told, count, more, mmr_lambda, diversity):
     """Greedy choice begins alike whatever is asked for, so one list of SPARE more does for both: until caps alone have used the spare up.
@@ -182,7 +182,7 @@ def test_a_longer_page_begins_with_the_shorter_unless_caps_hold_more_than_the_sp
     assert long.main.order_N[: len(short.main.order_N)].tolist() == short.main.order_N.tolist()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(case(5), st.integers(1, 40))
 def test_what_was_begun_stands_first_in_the_order_it_was_proposed_in(told, count):
     scored, catalogue, policy, reserved, history = told
@@ -194,7 +194,7 @@ def test_what_was_begun_stands_first_in_the_order_it_was_proposed_in(told, count
     assert made.kind_N == ("begun",) * len(begun) + ("",) * (len(made.kind_N) - len(begun))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(case(), st.integers(1, 30))
 def test_boosts_decide_the_order_and_never_what_is_different(told, count):
     """`worth` is what is sorted and weighed; what is unexpected and likely goes by the model's own probability."""

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.features import Vocabulary
@@ -58,6 +58,7 @@ def test_a_boost_without_half_life_acts_on_what_it_names_at_any_age(catalogue):
     assert boosted(boosts, catalogue, ROWS[:0], now=NOW)["ada"].tolist() == []
 
 
+@settings(deadline=None)
 @given(st.floats(-0.999, 10), st.floats(0.01, 1000), st.floats(0, 1000), st.floats(0, 1000))
 def test_a_boost_only_fades_and_never_turns(factor, half_life_days, earlier, more):
     schema = {name: column.dtype for name, column in ITEMS.items()}
