@@ -43,22 +43,26 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
         return no_causes(len(item_row_N))
     ask_NX = nearest(scorer, history_row_X, item_row_N)
     loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
-    nameable_X = ~np.isin(code_X, REFUSED)
-    named_N = most_missed(loss_NX, nameable_X)
+    nameable_NX = ask_NX & ~np.isin(code_X, REFUSED)
+    named_N = most_missed(loss_NX, nameable_NX)
     if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
         more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
         loss_NX = np.where(rest_NX, more_NX, loss_NX)
-        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_X), -1)
+        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_NX), -1)
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
     return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
 
 def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items among the last `length` events, the newest first, and the code of the newest event of each."""
-    newest_first = who.item_row_E[::-1][:length]
-    _, first = np.unique(newest_first, return_index=True)
-    first.sort()
-    return newest_first[first], who.event_code_E[::-1][first]
+    """The distinct items among the last `length` events, the newest first, and the code of the last event of each that was more than a
+    look, if there was one: whoever disliked an item and looked at it since did not come by anything by it."""
+    newest_first, code = who.item_row_E[::-1], who.event_code_E[::-1]
+    row_X, first_X = np.unique(newest_first[:length], return_index=True)
+    looks_last = np.argsort(code == EVENT_TYPE_CODE["view"], kind="stable")
+    every, told = np.unique(newest_first[looks_last], return_index=True)
+    code_X = code[looks_last][told[np.searchsorted(every, row_X)]]
+    order = first_X.argsort()
+    return row_X[order], code_X[order]
 
 
 def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:
@@ -92,18 +96,19 @@ def losses(
     return loss_NX
 
 
-def most_missed(loss_NX: np.ndarray, nameable_X: np.ndarray) -> np.ndarray:
+def most_missed(loss_NX: np.ndarray, nameable_NX: np.ndarray) -> np.ndarray:
     """For each shown item, the nameable x whose absence costs most, or -1: int64 (N). NaN are those that were not asked about.
 
     The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median of the X, x itself among
     them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. An only item
     has no other to be compared with.
     """
-    most_N = np.where(np.isnan(loss_NX) | ~nameable_X, -np.inf, loss_NX).argmax(1)
-    loss_N = loss_NX[np.arange(len(loss_NX)), most_N]
+    most_N = np.where(np.isnan(loss_NX) | ~nameable_NX, -np.inf, loss_NX).argmax(1)
+    at_most = np.arange(len(loss_NX)), most_N
+    loss_N = loss_NX[at_most]
     median_N = np.nanmedian(loss_NX, axis=1)
     alone_N = (~np.isnan(loss_NX)).sum(1) == 1
-    return np.where(nameable_X[most_N] & (loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
+    return np.where(nameable_NX[at_most] & (loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
 
 
 def no_causes(count: int) -> Causes:
