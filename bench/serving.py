@@ -2,12 +2,13 @@
 
     python -m bench.serving                                  # 500,000 synthetic items of width 256; some minutes more the first time
     python -m bench.serving --items 20000 --requests 100
-    python -m bench.serving --collaborative 900              # 1,000 candidates rather than 600
+    python -m bench.serving --scale 0.6                      # of every source's budget: 600 candidates rather than 1,000
 
-A request is the homepage of a user with 50 events: history from SQLite, user tower, two sources, filters, ranker, MMR to 25, verified
-reasons. In process, threads call one `Recommender`; over HTTP, `python -m serve up` answers connections that are kept alive. What asks
-shares the machine's cores with what answers. Rounds alternate; a figure is the median of the rounds, beside the load of the machine.
-CPU ms is that of this process and all it started, client included: what a request costs, and what other load hardly changes.
+A request is the homepage of a user with 50 events, made live and as conf/serve.yaml has it: history from SQLite, user tower, seven sources,
+filters, ranker, a page of 25, verified reasons. In process, threads call one `Recommender`; over HTTP, `python -m serve up` answers
+connections that are kept alive. What asks shares the machine's cores with what answers. Rounds alternate; a figure is the median of the
+rounds, beside the load of the machine. CPU ms is that of this process and all it started, client included: what a request costs, and what
+other load hardly changes. A fallback is an answer that was not personalised, or was made without some part.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import http.client
 import json
 import math
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -27,26 +27,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
 import numpy as np
 
+from bench.opened import keep, machine, opened
 from bench.serving_release import ENCODERS, NOW_MS, World, write
-from serve import local_triton
 from serve.contract import Request
-from serve.panel import Budget
-from serve.recommender import BUDGETS, Recommender
-from serve.release import Release
-from serve.sqlite_store import SqliteStore
-from serve.triton import Client
-from towers.record import commit
+from serve.panel import BUDGETS
+from serve.recommender import SOURCES_OF, Recommender
+from serve.settings import Settings, settings
+from serve.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "serving.json"
-WARM_UP, READY_S, COUNT = 40, 180, 25
+WARM_UP, READY_S, COUNT, LOOKED_INTO, CURATED = 40, 180, 25, 50, 50
 
 
 class Answer(NamedTuple):
@@ -69,43 +65,57 @@ class Door(threading.local):
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
 
+def chosen_settings(releases: Path, state: Path, scale: float, port: int = 0) -> tuple[Settings, list[str]]:
+    """(conf/serve.yaml for this bench, the overrides that make it): budgets times `scale`, an editorial list of `CURATED` items."""
+    state.mkdir(exist_ok=True)
+    curated = state / "editorial.yaml"
+    curated.write_text("".join(f"- {{item_id: i{101 * row}, from: 2020-01-01, until: 2035-01-01}}\n" for row in range(CURATED)))
+    overrides = [f"releases={releases}", f"state={state}", f"editorial={curated}", f"port={port}"]
+    overrides += [f"sources.{name}.candidates={round(scale * BUDGETS[name].candidates)}" for name in SOURCES_OF["homepage"]]
+    return settings(overrides), overrides
+
+
+def asking(recommender: Recommender) -> Ask:
+    """What asks a recommender of this process."""
+
+    def ask(user_id: str) -> Answer:
+        start = time.perf_counter()
+        slate = recommender.recommend(Request(user_id, NOW_MS, count=COUNT, live=True))
+        ms = 1000 * (time.perf_counter() - start)
+        reasons = sum(shown.reason.startswith("Because") for shown in slate.recommendations)
+        return Answer(ms, slate.generated_in_ms, slate.stage_ms, slate.answered_by, reasons)
+
+    return ask
+
+
+def candidates(recommender: Recommender, users: list[str]) -> dict[str, object]:
+    """How many candidates a request has: proposed by each source, merged, and after the filters; means, and the fewest merged."""
+    merged, kept, by_source = [], [], Counter()
+    for user_id in users:
+        course = recommender.course(Request(user_id, NOW_MS, count=COUNT), recommender.store.read(user_id), Tally())
+        merged.append(len(course.proposed.item_row_K))
+        kept.append(len(course.candidates.item_row_K))
+        for name in recommender.panel.names:
+            by_source[name] += int(recommender.panel.proposed_by(course.proposed, name).sum())
+    sources = {name: count / len(users) for name, count in by_source.items() if count}
+    return {"merged": float(np.mean(merged)), "fewest_merged": min(merged), "after_filters": float(np.mean(kept)), "by_source": sources}
+
+
 @contextmanager
-def in_process(release: Path, state: Path, collaborative: int) -> Iterator[Ask]:
-    """A `Recommender` in this process, its models on a Triton of its own."""
-    opened = Release.open(release)
-    store = SqliteStore(state / "in-process.sqlite")
-    store.load_histories(release / "histories.parquet", release / "users.parquet", version=opened.manifest.version)
-    models = tuple(spec.name for spec in (opened.user_tower, opened.item_tower, opened.ranker))
-    budgets = {**BUDGETS, "collaborative": Budget(collaborative, BUDGETS["collaborative"].timeout_ms)}
-    with local_triton.start(opened.path / "triton", log_path=state / "in-process.log", models=models) as server:
-        recommender = Recommender.verified(opened, Client(server.grpc_url), store=store, budgets=budgets)
-
-        def ask(user_id: str) -> Answer:
-            start = time.perf_counter()
-            slate = recommender.recommend(Request(user_id, NOW_MS, count=COUNT))
-            ms = 1000 * (time.perf_counter() - start)
-            reasons = sum(shown.reason.startswith("Because") for shown in slate.recommendations)
-            return Answer(ms, slate.generated_in_ms, slate.stage_ms, slate.answered_by, reasons)
-
-        yield ask
-        recommender.close()
-    store.close()
-
-
-@contextmanager
-def over_http(releases: Path, state: Path, collaborative: int) -> Iterator[Ask]:
+def over_http(releases: Path, state: Path, scale: float) -> Iterator[Ask]:
     """`python -m serve up` in a process of its own, asked over connections that each thread keeps."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "up", f"releases={releases}", f"state={state / 'http'}", f"port={port}"]
+    _, overrides = chosen_settings(releases, state, scale, port)
     with (state / "http.log").open("w") as log:
-        budget = f"sources.collaborative.candidates={collaborative}"
-        process = subprocess.Popen([*command, budget], cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "serve", "up", *overrides], cwd=ROOT, stdout=log, stderr=log)
     door = Door(port)
 
     def ask(user_id: str) -> Answer:
         start = time.perf_counter()
-        door.connection.request("GET", "/v1/recommendations?" + urlencode({"user_id": user_id, "count": COUNT, "time": NOW_MS}))
+        door.connection.request(
+            "GET", "/v1/recommendations?" + urlencode({"user_id": user_id, "count": COUNT, "time": NOW_MS, "live": "true"})
+        )
         body = door.connection.getresponse().read()
         ms = 1000 * (time.perf_counter() - start)
         told = json.loads(body)
@@ -166,6 +176,7 @@ def measure(ask: Ask, users: list[str], concurrency: int) -> dict[str, object]:
         "load_average": load,
         "stage_p50_ms": stages | {"around it": float(np.median([answer.ms - answer.inside_ms for answer in answers]))},
         "answered_by": dict(Counter(answer.answered_by for answer in answers)),
+        "fallbacks": sum(answer.answered_by != "personalised" for answer in answers),
         "reasons_a_slate": float(np.mean([answer.reasons for answer in answers])),
     }
 
@@ -192,18 +203,21 @@ def middle(measured: list[dict[str, object]]) -> dict[str, object]:
     names = dict.fromkeys(name for one in measured for name in one["stage_p50_ms"])
     stages = {name: statistics.median(one["stage_p50_ms"][name] for one in measured if name in one["stage_p50_ms"]) for name in names}
     by = sum((Counter(one["answered_by"]) for one in measured), Counter())
-    return found | {"stage_p50_ms": stages, "answered_by": dict(by), "rounds": measured}
+    fallbacks = sum(one["fallbacks"] for one in measured)
+    return found | {"stage_p50_ms": stages, "answered_by": dict(by), "fallbacks": fallbacks, "rounds": measured}
 
 
 def show(found: Mapping[str, Mapping[int, dict[str, object]]]) -> None:
     """Print both tables in Markdown: the whole request, then its stages."""
     columns = [(door, concurrency, row) for door, rows in found.items() for concurrency, row in rows.items()]
-    print("\n| door | at once | p50 ms | p99 ms | requests/s | CPU ms a request | reasons a slate | load average | answered by |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
+    print(
+        "\n| door | at once | p50 ms | p99 ms | requests/s | CPU ms a request | reasons a slate | load average | fallbacks | answered by |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---|")
     for door, concurrency, row in columns:
         by = ", ".join(f"{name} {count}" for name, count in row["answered_by"].items())
         print(f"| {door} | {concurrency} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['requests_per_second']:.1f} ", end="")
-        print(f"| {row['cpu_ms']:.1f} | {row['reasons_a_slate']:.1f} | {row['load_average']:.1f} | {by} |")
+        print(f"| {row['cpu_ms']:.1f} | {row['reasons_a_slate']:.1f} | {row['load_average']:.1f} | {row['fallbacks']} | {by} |")
     print("\n| stage, p50 ms | " + " | ".join(f"{door}, {concurrency}" for door, concurrency, _ in columns) + " |")
     print("|---|" + "---:|" * len(columns))
     for stage in columns[0][2]["stage_p50_ms"]:
@@ -219,15 +233,15 @@ def main() -> None:
     parser.add_argument("--encoder", choices=ENCODERS, default="mean")
     parser.add_argument("--threads", type=int, default=1, help="of each model instance on Triton")
     parser.add_argument("--instances", type=int, default=1, help="of each model on Triton")
-    parser.add_argument("--collaborative", type=int, default=500, help="candidates of this source; popular adds up to 100")
+    parser.add_argument("--scale", type=float, default=1.0, help="of every source's budget of candidates")
     parser.add_argument("--requests", type=int, default=300, help="in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--doors", nargs="+", choices=("in process", "http"), default=["in process", "http"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-serving", help="keeps the releases")
-    parser.add_argument("--label", help="what the JSON files these figures under; the number of candidates unless told")
+    parser.add_argument("--label", help="what the JSON files these figures under; the sizes unless told")
     chosen = parser.parse_args()
-    label = chosen.label or f"{chosen.collaborative + BUDGETS['popular'].candidates:,} candidates"
+    label = chosen.label or f"{chosen.items:,} items, scale {chosen.scale:g}"
     world = World(
         chosen.items, chosen.users, chosen.width, encoder=chosen.encoder, threads=chosen.threads, instances=chosen.instances
     )  # fmt: skip
@@ -236,23 +250,26 @@ def main() -> None:
         releases.mkdir(parents=True, exist_ok=True)
         print(f"building a release of {world.items:,} items in {releases}: minutes, but only once", flush=True)
         write(world, releases)
-    found = {}
+    found, looked_into = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder)
         if "in process" in chosen.doors:
-            with in_process(releases / "current", state, chosen.collaborative) as ask:
-                found["in process"] = {at: middle(measured) for at, measured in rounds(ask, chosen).items()}
+            with opened(chosen_settings(releases, Path(folder) / "in-process", chosen.scale)[0]) as parts:
+                recommender = parts.recommender()
+                found["in process"] = {at: middle(measured) for at, measured in rounds(asking(recommender), chosen).items()}
+                looked_into = candidates(recommender, [f"u{number}" for number in range(min(LOOKED_INTO, chosen.users))])
         if "http" in chosen.doors:
-            with over_http(releases, state, chosen.collaborative) as ask:
+            with over_http(releases, Path(folder) / "http", chosen.scale) as ask:
                 found["http"] = {at: middle(measured) for at, measured in rounds(ask, chosen).items()}
+    if looked_into:
+        sources = ", ".join(f"{name} {count:.0f}" for name, count in looked_into["by_source"].items())
+        print(
+            f"\ncandidates a request: {looked_into['merged']:.0f} merged (never below {looked_into['fewest_merged']}) of {sources}; ",
+            end="",
+        )
+        print(f"{looked_into['after_filters']:.0f} after the filters")
     show(found)
-    machine = {
-        "commit": commit(), "cores": os.cpu_count(), "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(), "requests": chosen.requests, "collaborative": chosen.collaborative,
-    } | {name: version(name) for name in ("torch", "numpy", "faiss-cpu", "tritonclient", "nvidia-pytriton")}  # fmt: skip
-    known = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(known | {label: {"world": world._asdict(), "machine": machine, "doors": found}}, indent=1))
+    told = machine() | {"requests": chosen.requests, "scale": chosen.scale}
+    keep("serving", label, {"world": world._asdict(), "machine": told, "candidates": looked_into, "doors": found})
 
 
 if __name__ == "__main__":

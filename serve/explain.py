@@ -1,10 +1,11 @@
 """Why an item is shown. "Because you watched X" is said only if, X left out of the history, the item's probability would have been lower.
 
-For each shown item the history items nearest to it are left out one at a time, all in one batch through both models: the explanation is
-the models' own answer to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016).
-Whoever would be named is then held against the median of the whole history that the models read, so that what is said is true of all of it.
+Every item of the history that the models read is left out once, all in one batch through both models: the explanation is the models' own
+answer to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016). Named is, of the
+history items nearest to the shown one, whichever is missed most, held against the median of the whole history: what is said is true of all
+of it.
 
-Shapes: N shown items · S suspects of one item · X history items · P pairs of an item and a history item · D width.
+Shapes: N shown items · X history items · D width.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import numpy as np
 
 from data.features import DISLIKED, EVENT_TYPE_CODE
 from serve.likeness import unit
-from serve.scoring import Person, Scorer, pack_without, pairs_of
+from serve.scoring import Person, Scorer, pack_without
 
 NOTICEABLE = 0.05  # of the item's probability; less than that is no reason
 REFUSED = (EVENT_TYPE_CODE["skip"], EVENT_TYPE_CODE["not_interested"], DISLIKED)  # is never named as what somebody came by an item by
-SUSPECTS = 8  # history items left out for each shown item: those nearest to it
+SUSPECTS = 8  # history items that may be named for a shown item: those nearest to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Causes:
 
 
 def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
-    """Leave the nearest history items out, once each, and see whose absence each shown item suffers from most.
+    """Leave each history item out, and see whose absence each shown item suffers from most.
 
     `probability_N` is what the shown items were ranked by, the whole history told.
 
@@ -41,28 +42,18 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
     history_row_X, code_X = history_items(who, scorer.release.manifest.history_length)
     if not len(history_row_X) or not len(item_row_N):
         return no_causes(len(item_row_N))
-    ask_NX = nearest(scorer, history_row_X, item_row_N)
-    loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
-    nameable_NX = ask_NX & ~np.isin(code_X, REFUSED)
-    named_N = most_missed(loss_NX, nameable_NX)
-    if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
-        more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
-        loss_NX = np.where(rest_NX, more_NX, loss_NX)
-        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_NX), -1)
+    loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N)
+    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED))
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
     return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
 
 def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items among the last `length` events, the newest first, and the code of the last event of each that was more than a
-    look, if there was one: whoever disliked an item and looked at it since did not come by anything by it."""
-    newest_first, code = who.item_row_E[::-1], who.event_code_E[::-1]
-    row_X, first_X = np.unique(newest_first[:length], return_index=True)
-    looks_last = np.argsort(code == EVENT_TYPE_CODE["view"], kind="stable")
-    every, told = np.unique(newest_first[looks_last], return_index=True)
-    code_X = code[looks_last][told[np.searchsorted(every, row_X)]]
-    order = first_X.argsort()
-    return row_X[order], code_X[order]
+    """The distinct items among the last `length` events, the newest first, and the code of the newest event of each."""
+    newest_first = who.item_row_E[::-1][:length]
+    _, first = np.unique(newest_first, return_index=True)
+    first.sort()
+    return newest_first[first], who.event_code_E[::-1][first]
 
 
 def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:
@@ -76,39 +67,33 @@ def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -
     return ask_NX
 
 
-def losses(
-    scorer: Scorer, who: Person, history_row_X: np.ndarray, item_row_N: np.ndarray, probability_N: np.ndarray, ask_NX: np.ndarray
-) -> np.ndarray:
-    """float (N, X), NaN where `ask_NX` is False: the share of item n's probability that is lost with x left out of the history.
+def losses(scorer: Scorer, who: Person, history_row_X: np.ndarray, item_row_N: np.ndarray, probability_N: np.ndarray) -> np.ndarray:
+    """float (N, X): the share of item n's probability that is lost with x left out of the history; 0 for an item that cannot score lower.
+
+    X histories by N items in one call each of the user tower and the ranker: on two cores half the work of asking pair by pair, where the
+    histories of a page's suspects are most of all histories anyway.
 
     Raises:
         TritonError: the server did not answer.
     """
-    left_out_Y = np.flatnonzero(ask_NX.any(0))
-    without = pack_without(who, history_row_X[left_out_Y], scorer.release.manifest.history_length)
-    query_YD = scorer.query(without, who.moment_BC, who.taste_D)
-    item_P, history_P = np.nonzero(ask_NX)
-    place_P = np.searchsorted(left_out_Y, history_P)
-    without_P = scorer.pairs(query_YD[place_P], pairs_of(without, place_P), who.moment_BC, item_row_N[item_P], who.now)
-    loss_NX = np.full(ask_NX.shape, np.nan)
-    with_P = probability_N[item_P]
-    loss_NX[item_P, history_P] = np.where(with_P > 0, 1 - without_P / np.where(with_P > 0, with_P, 1.0), 0.0)
-    return loss_NX
+    without = pack_without(who, history_row_X, scorer.release.manifest.history_length)
+    query_XD = scorer.query(without, who.moment_BC, who.taste_D)
+    without_XN = scorer.probability(query_XD, without, who.moment_BC, item_row_N, who.now)
+    return np.where(probability_N > 0, 1 - without_XN / np.where(probability_N > 0, probability_N, 1.0), 0.0).T
 
 
 def most_missed(loss_NX: np.ndarray, nameable_NX: np.ndarray) -> np.ndarray:
-    """For each shown item, the nameable x whose absence costs most, or -1: int64 (N). NaN are those that were not asked about.
+    """For each shown item, the nameable x whose absence costs most, or -1: int64 (N). `nameable_NX` may be one row (X) for all.
 
     The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median of the X, x itself among
     them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. An only item
     has no other to be compared with.
     """
-    most_N = np.where(np.isnan(loss_NX) | ~nameable_NX, -np.inf, loss_NX).argmax(1)
-    at_most = np.arange(len(loss_NX)), most_N
-    loss_N = loss_NX[at_most]
-    median_N = np.nanmedian(loss_NX, axis=1)
-    alone_N = (~np.isnan(loss_NX)).sum(1) == 1
-    return np.where(nameable_NX[at_most] & (loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
+    most_N = np.where(nameable_NX, loss_NX, -np.inf).argmax(1)
+    loss_N = loss_NX[np.arange(len(loss_NX)), most_N]
+    may_N = np.broadcast_to(nameable_NX, loss_NX.shape)[np.arange(len(loss_NX)), most_N]
+    more_N = (loss_N > np.median(loss_NX, axis=1)) | (loss_NX.shape[1] == 1)
+    return np.where(may_N & (loss_N >= NOTICEABLE) & more_N, most_N, -1)
 
 
 def no_causes(count: int) -> Causes:

@@ -17,9 +17,9 @@ def unit(vector_KD: np.ndarray) -> np.ndarray:
         ValueError: a row holds a number that is not finite, or is so long that its square is not.
     """
     half = vector_KD.dtype == np.float16
-    row_KD = _from_half(vector_KD) if half else np.array(vector_KD, np.float32, order="C")
+    row_KD = from_half(vector_KD) if half else np.array(vector_KD, np.float32, order="C")
     square_K = np.einsum("kd,kd->k", row_KD, row_KD)
-    suspect = half and square_K.max(initial=0) >= _BEYOND_HALF**2  # most likely long rows, but `_from_half` makes numbers of infinities too
+    suspect = half and square_K.max(initial=0) >= _BEYOND_HALF**2  # most likely long rows, but `from_half` makes numbers of infinities too
     if not np.isfinite(square_K).all() or (suspect and not np.isfinite(vector_KD).all()):
         raise ValueError("a vector is not finite, or too long for float32; likeness to it has no meaning")
     inverse_K = np.divide(1.0, np.sqrt(square_K), out=np.zeros_like(square_K), where=square_K > 0)
@@ -27,8 +27,8 @@ def unit(vector_KD: np.ndarray) -> np.ndarray:
     return row_KD
 
 
-def _from_half(half_KD: np.ndarray) -> np.ndarray:
-    """float32 of finite halves, exactly, subnormal ones too; six times as fast as `astype`, which goes number by number.
+def from_half(half_KD: np.ndarray) -> np.ndarray:
+    """float32 of finite halves of any shape, exactly, subnormal ones too; six times as fast as `astype`, which goes number by number.
 
     A half's bits, moved where a float32 has its own, read as the number divided by 2^112, the difference of the two exponents' biases
     (Giesen, https://gist.github.com/rygorous/2144712). What is not finite comes out as 65536 or more.

@@ -13,6 +13,7 @@ import numpy as np
 from data import features
 from serve.cold_start import blend
 from serve.contract import MAX_BATCH, History, ModelSpec, Request, UserFields
+from serve.likeness import from_half
 from serve.release import Release
 from serve.triton import Client
 
@@ -85,11 +86,6 @@ def pack_without(who: Person, left_out_X: np.ndarray, length: int) -> features.P
     )
 
 
-def pairs_of(history: features.PackedHistory, place_P: np.ndarray) -> features.PackedHistory:
-    """The histories at `place_P`, one for each of P pairs."""
-    return features.PackedHistory(*(array_BL[place_P] for array_BL in history.arrays()))
-
-
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """The user tower and the ranker of one release on one Triton server. Nothing is waited for beyond `deadline` (of `time.monotonic`).
@@ -142,51 +138,19 @@ class Scorer:
             return np.zeros((len(query_BD), 0, len(self.release.manifest.heads)), np.float32)
         if count > K_STEP:
             item_row_K = np.concatenate((item_row_K, np.zeros(-count % K_STEP, np.int64)))
-        row_BK = np.broadcast_to(item_row_K, (len(query_BD), len(item_row_K)))
-        return self._rank(query_BD, history, moment_BC, row_BK, item_row_K[None], now)[:, :count]
-
-    def probability(
-        self, query_BD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_K: np.ndarray, now: int
-    ) -> np.ndarray:
-        """The relevance head of `values`: float32 (B, K). Raises as it does."""
-        return self.values(query_BD, history, moment_BC, item_row_K, now)[:, :, self.release.manifest.relevance_head]
-
-    def pairs(
-        self, query_PD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_P: np.ndarray, now: int
-    ) -> np.ndarray:
-        """The relevance head for P pairs of a query (with its history, P of them) and one item each: float32 (P,).
-
-        Raises:
-            TritonError: the server did not answer.
-        """
-        row_P1 = item_row_P[:, None]
-        return self._rank(query_PD, history, moment_BC, row_P1, row_P1, now)[:, 0, self.release.manifest.relevance_head]
-
-    def _rank(
-        self,
-        query_BD: np.ndarray,
-        history: features.PackedHistory,
-        moment_BC: np.ndarray,
-        row_BK: np.ndarray,
-        told_BK: np.ndarray,
-        now: int,
-    ) -> np.ndarray:
-        """Candidates `row_BK` under each query; `told_BK` is the same, or its one row where all B share it."""
         moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))
         width = self.release.manifest.width
-        row_BKW = self._rows[told_BK]
-        vector_BKD = row_BKW[:, :, width:].astype(np.float32)
-        dot_BK = query_BD @ vector_BKD[0].T if len(told_BK) == 1 else np.einsum("bd,bkd->bk", query_BD, vector_BKD)
+        row_KW = self._rows[item_row_K]
         number_BKX = features.candidate_numbers(
-            dot_BK=dot_BK,
-            item_row_BK=told_BK,
+            dot_BK=query_BD @ from_half(row_KW[:, width:]).T,
+            item_row_BK=item_row_K[None],
             history=history,
             now_B=np.array([now]),
             clock=self.release.clock,
             genre_IG=self.release.genre_IG,
             release_day_I=self.release.release_day_I,
         )
-        candidate_BKD = np.broadcast_to(row_BKW[:, :, :width], (*row_BK.shape, width))
+        candidate_BKD = np.broadcast_to(row_KW[:, :width], (len(query_BD), len(item_row_K), width))
         parts = []
         for part in _batches(len(query_BD)):
             parts += self._ask(
@@ -196,7 +160,13 @@ class Scorer:
                 np.ascontiguousarray(candidate_BKD[part]),
                 number_BKX[part],
             )
-        return np.concatenate(parts)
+        return np.concatenate(parts)[:, :count]
+
+    def probability(
+        self, query_BD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_K: np.ndarray, now: int
+    ) -> np.ndarray:
+        """The relevance head of `values`: float32 (B, K). Raises as it does."""
+        return self.values(query_BD, history, moment_BC, item_row_K, now)[:, :, self.release.manifest.relevance_head]
 
     def _ask(self, model: ModelSpec, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.client.infer(model, *arrays, within_ms=1000 * (self.deadline - time.monotonic()))

@@ -99,8 +99,7 @@ def _alone(recommender: "Recommender", course: "Course", row: int) -> dict[str, 
     history_row_X, _ = explain.history_items(course.who, release.manifest.history_length)
     contributions = []
     if len(history_row_X):
-        all_NX = np.ones((1, len(history_row_X)), bool)
-        loss_X = explain.losses(scorer, course.who, history_row_X, row_N, probability_N, all_NX)[0]
+        loss_X = explain.losses(scorer, course.who, history_row_X, row_N, probability_N)[0]
         contributions = [
             {
                 "item_id": release.catalogue.item_ids[history_row_X[x]],

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from serve.likeness import _from_half, unit
+from serve.likeness import from_half, unit
 
 
 def test_every_finite_half_is_the_float_that_a_cast_gives():
     half = np.arange(65536, dtype=np.uint16).view(np.float16)
     half = half[np.isfinite(half)].reshape(-1, 8)
-    assert (_from_half(half).view(np.uint32) == half.astype(np.float32).view(np.uint32)).all()  # signs of zeros and subnormals included
+    assert (from_half(half).view(np.uint32) == half.astype(np.float32).view(np.uint32)).all()  # signs of zeros and subnormals included
 
 
 def test_a_view_of_a_wider_table_is_read_as_its_copy():
