@@ -12,8 +12,10 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
+from serve import forget as forgetting
 from serve import precompute as ahead
 from serve import publication, slates
+from serve import retrain as retraining_job
 from serve.api import as_json, create_app
 from serve.clock import Clock
 from serve.contract import Request, Slate
@@ -24,6 +26,7 @@ from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
 from serve.recommender import Recommender
 from serve.release import Release
+from serve.retraining import retraining
 from serve.served import NOBODY, last_resort, opened
 from serve.settings import Settings, SettingsError
 from serve.store import Store, open_store
@@ -170,16 +173,21 @@ def precompute(chosen: Settings, arguments: argparse.Namespace) -> None:
 
 def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
     """Erase a user everywhere, and say what was erased and what a release still holds."""
-    from serve import forget as forgetting
-
+    job = retraining([f"releases={chosen.releases}", f"state={chosen.state}"])
     with store_of(chosen) as store:
-        for line in forgetting.forget(arguments.user, store, state=chosen.state, releases=chosen.releases):
-            print(line)
+        told = forgetting.forget(arguments.user, store, [job.folder], releases=chosen.releases, forgotten=job.forgotten)
+    for what, count in told.items():
+        print(f"{count:>8,}  {what}")
+    print(f"user {arguments.user} is forgotten: no release loaded later brings them back, no training reads them")
 
 
-def retrain(chosen: Settings, _: argparse.Namespace) -> int:
-    """Train, evaluate, gate, export, challenge."""
-    raise NotImplementedError
+def retrain(chosen: Settings, arguments: argparse.Namespace) -> int:
+    """Train, evaluate, gate, export, challenge; 3 where the gate refused."""
+    job = retraining([one for one in arguments.overrides if not one.startswith("store=")])
+    with store_of(chosen) as store:
+        told = retraining_job.retrain(store, job, stamp=arguments.stamp)
+    retraining_job.show(told)
+    return 0 if told["verdict"] == "challenger" else retraining_job.REFUSED_EXIT
 
 
 def release(chosen: Settings, arguments: argparse.Namespace) -> None:
