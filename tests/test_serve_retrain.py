@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from hydra.utils import instantiate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -183,14 +183,14 @@ def test_one_retraining_at_a_time(within):
 def test_whoever_is_forgotten_is_in_no_table_and_no_later_training(within):
     folder, store = within
     user_id = store.user_ids(limit=1)[0]
-    settings = chosen()
-    told = forget(user_id, store, [settings.folder, folder / "runs"], releases=settings.releases, forgotten=settings.forgotten)
+    asked = chosen()
+    told = forget(user_id, store, [asked.folder, folder / "runs"], releases=asked.releases, forgotten=asked.forgotten)
     assert told["store: events"] == 8 and told["store: slates"] == 4  # number 0 clicks every film twice
-    assert told[str(settings.folder / "second" / "logs" / "impressions.parquet")] == 20
+    assert told[str(asked.folder / "second" / "logs" / "impressions.parquet")] == 20
     assert told["still held: releases/first/histories.parquet"] == 1
-    again = forget(user_id, store, [settings.folder, folder / "runs"], releases=settings.releases, forgotten=settings.forgotten)
+    again = forget(user_id, store, [asked.folder, folder / "runs"], releases=asked.releases, forgotten=asked.forgotten)
     assert {name for name, count in again.items() if count and not name.startswith("still held")} == set()
-    assert len(settings.forgotten.read_text().split()) == 1 and user_id not in settings.forgotten.read_text()
+    assert len(asked.forgotten.read_text().split()) == 1 and user_id not in asked.forgotten.read_text()
     tables = instantiate(OmegaConf.load(folder / "runs" / "second_retrieval" / "config.yaml").data)
     assert tables.report["users_forgotten"] == 1
     assert not any((frame["user_id"] == user_id).any() for frame in (tables.events, tables.users, tables.impressions))
@@ -212,6 +212,7 @@ def test_the_gate_by_hand():
     assert verdict(measured(0.0, slots=10, high=math.nan), GATE) is None
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_a_better_lower_end_never_fails_where_a_worse_one_passes(low, other):
     low, other = sorted((low, other))
