@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,8 +30,10 @@ from typing import Any, NamedTuple
 import polars as pl
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from data.features import DAY_MS
 from serve import continuation, publication
 from serve.continuation import Reached
 from serve.manifest import Manifest, write_whole
@@ -43,7 +45,6 @@ ROOT = Path(__file__).resolve().parent.parent
 REFUSED_EXIT = 3
 LINES_SHOWN = 6
 LEAST_SLATES = 20
-DAY_MS = 86_400_000
 
 
 class Refused(Exception):
@@ -119,6 +120,10 @@ def retrain(store: Store, chosen: Retraining, *, stamp: str | None = None) -> di
 def _job(store: Store, chosen: Retraining, folder: Path, stamp: str, report: Report) -> str:
     with report.step("champion") as figures:
         champion = champion_of(chosen)
+        against = folder / "champion"
+        if against.is_file() and against.read_text() != champion.version:
+            raise Refused(f"{folder} was begun against release {against.read_text()}, current is {champion.version}: take another stamp")
+        write_whole(against, champion.version)
         figures |= {"version": champion.version, "retrieval": str(champion.retrieval), "ranker": str(champion.ranker)}
     with report.step("logs") as figures:
         before = [Path(path) for path in folders_of(champion.retrieval_cfg)]
@@ -231,8 +236,7 @@ def _since(store: Store, before: list[Path]) -> Reached:
 
 
 def _log_end(release: Path) -> int:
-    end = pl.scan_parquet(release / "histories.parquet").select(pl.col("timestamp").list.max().max()).collect().item()
-    return int(end or 0)
+    return pl.scan_parquet(release / "histories.parquet").select(pl.col("timestamp").list.max().max()).collect().item() or 0
 
 
 def _slates_to_learn_from(folders: list[Path], chosen: Retraining) -> bool:
@@ -273,27 +277,24 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def show(told: Mapping[str, Any], out: Callable[..., None] | None = None) -> None:
+def show(told: Mapping[str, Any]) -> None:
     """Print a report: a line for each step, the gate's figures, and what became of it."""
-    table = Table(title=f"retraining {told['stamp']}", title_justify="left")
-    for column, justify in (("step", "left"), ("s", "right"), ("what", "left")):
-        table.add_column(column, justify=justify)
+    table = Table("step", "s", "what", title=f"retraining {told['stamp']}", title_justify="left")
     for step in told["steps"]:
-        table.add_row(step["step"], f"{step['seconds'] or 0:.1f}", step["why"] or _in_short(step))
-    out = out or Console().print
-    out(table)
-    out(f"challenger: release {told['version']}" if told["verdict"] == "challenger" else f"{told['verdict']}: {told['why']}")
+        table.add_row(step["step"], f"{step['seconds'] or 0:.1f}", escape(step["why"] or _in_short(step)))
+    console = Console()
+    console.print(table)
+    said = f"challenger: release {told['version']}" if told["verdict"] == "challenger" else f"{told['verdict']}: {told['why']}"
+    console.print(said, markup=False)
 
 
 def _in_short(step: Mapping[str, Any]) -> str:
     figures = step["figures"]
-    if step["step"] == "rivals":
+    if step["step"] == "rivals" and figures:
         compared = [
-            f"{name} {f['champion']:.4f} → {f['challenger']:.4f} ({f['low']:+.4f} to {f['high']:+.4f})"
-            for name, f in figures["figures"].items()
+            f"{name} {one['champion']:.4f} → {one['challenger']:.4f} (difference {one['low']:+.4f} to {one['high']:+.4f})"
+            for name, one in figures["figures"].items()
         ]
         drawn = figures["off_policy"]
         return "; ".join([f"{figures['users']} users", *compared, drawn.get("said", f"{drawn['slots']} randomised slots")])
-    return ", ".join(f"{name} {value}" for name, value in figures.items() if not isinstance(value, Mapping)) or ", ".join(
-        f"{name} {count}" for name, count in figures.get("rows", {}).items()
-    )
+    return ", ".join(f"{name} {value}" for name, value in (figures.get("rows") or figures).items())
