@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import uvicorn
 from rich.console import Console
@@ -175,7 +176,9 @@ def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
     """Erase a user everywhere, and say what was erased and what a release still holds."""
     job = retraining([f"releases={chosen.releases}", f"state={chosen.state}"])
     with store_of(chosen) as store:
-        told = forgetting.forget(arguments.user, store, [job.folder], releases=chosen.releases, forgotten=job.forgotten)
+        told = forgetting.forget(
+            arguments.user, store, [job.folder, job.runs, Path("mlruns")], releases=chosen.releases, forgotten=job.forgotten
+        )
     for what, count in told.items():
         print(f"{count:>8,}  {what}")
     print(f"user {arguments.user} is forgotten: no release loaded later brings them back, no training reads them")
