@@ -145,10 +145,9 @@ def _triton(chosen: Settings, release: Release, stack: ExitStack) -> str:
         return chosen.triton.url
     version = release.manifest.version
     if release.manifest.backend != "python":
-        raise ReleaseError(
-            release.path, "manifest.json", f"says it was exported for Triton's {release.manifest.backend} backend, which the local server
-            lacks", "give triton.url=host:port of a server that has it, or export with backend=python",
-        )  # fmt: skip
+        backend = f"says it was exported for Triton's {release.manifest.backend} backend, which the local server lacks"
+        remedy = "give triton.url=host:port of a server that has it, or export with backend=python"
+        raise ReleaseError(release.path, "manifest.json", backend, remedy)
     models = tuple(spec.name for spec in (release.user_tower, release.item_tower, release.ranker))
     log_path = chosen.state / f"triton-{version}.log"
     server = stack.enter_context(local_triton.kept(release.path / "triton", log_path=log_path, models=models))
