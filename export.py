@@ -22,15 +22,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data.aggregates import day_part_counts, region_counts
-from data.content import content_vectors
+from data.content import RecipeFileError, content_vectors, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
-from serve import contract, release
+from serve import contract, dpp, mmr, release
+from serve.cold_start import Quiz, draw_users, fit_quiz, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
 from serve.local_triton import start
 from serve.recommender import Recommender
-from serve.triton import PYTHON, add_version
+from serve.slates import passing_store
+from serve.triton import PYTHON, Client, add_version
+from towers import frontier
+from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
@@ -50,6 +54,11 @@ def model_folder(name: str, tracking_uri: str) -> Path:
         raise SavedModelError(f"{name} is neither a model folder nor an MLflow run with a model in {tracking_uri}; train first") from error
 
 
+def run_name(name: str, folder: Path) -> str:
+    """What MLflow may know a model folder's run by: its id, if `name` is one, else the name of the run's folder."""
+    return folder.parent.name if Path(name).is_dir() else name
+
+
 def read_log(retrieval: Path) -> Log:
     """The whole log that the run read, by the configuration the run was resolved to.
 
@@ -63,9 +72,40 @@ def read_log(retrieval: Path) -> Log:
     return instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))
 
 
-def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float) -> None:
+def room_for(items: int) -> int:
+    """Rows kept free for items that are posted later: 5 %, at least 1,000."""
+    return max(1_000, items // 20)
+
+
+def write_items(staging: Path, row_IW: np.ndarray, room: int) -> None:
+    """The item table, fp16 (I, 2·D), with rows of zeros behind it for `room` items to come."""
+    with (staging / "items.f16").open("wb") as file:
+        row_IW.tofile(file)
+        file.truncate(row_IW.nbytes + room * row_IW[0].nbytes)
+
+
+def write_recipe(staging: Path, saved: SavedRetrieval, log: Log) -> None:
+    """How the model was told what an item is, held against the items it was told of: what is posted later is told likewise.
+
+    Raises:
+        SavedModelError: the recipe cannot be read, or makes other features of the log's items.
+    """
+    try:
+        recipe = read_recipe(saved.folder / "recipe.npz")
+    except RecipeFileError as error:
+        raise SavedModelError(str(error)) from error
+    some = slice(None, None, max(1, len(log.catalogue.item_ids) // 1_000))
+    made, known = recipe.features(log.split.tables.items[some]), log.catalogue.feature_IF[some]
+    if made.shape != known.shape or not np.allclose(made, known, atol=1e-4):
+        raise SavedModelError(f"{saved.folder / 'recipe.npz'} makes other features of this log's items; train on the log as it is now")
+    shutil.copyfile(saved.folder / "recipe.npz", staging / "recipe.npz")
+
+
+def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float, room: int | None) -> None:
     """Everything that serving knows besides models: items, words, the clock, what users did, who they are."""
-    saved.rows_after(log).numpy().tofile(staging / "items.f16")
+    row_IW = saved.rows_after(log).numpy()
+    write_items(staging, row_IW, room_for(len(row_IW)) if room is None else room)
+    write_recipe(staging, saved, log)
     items = log.split.tables.items
     items.write_parquet(staging / "catalogue.parquet")
     log.split.tables.users.write_parquet(staging / "users.parquet")
@@ -78,6 +118,7 @@ def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days:
     if longer := int((events_U > MAX_HISTORY).sum()):
         logger.warning("%s users have more than %s events: what lies before may be recommended to them again", longer, MAX_HISTORY)
     histories(log, MAX_HISTORY).write_parquet(staging / "histories.parquet")
+    quiz(log, saved).save(staging)
 
 
 def write_trends(staging: Path, log: Log, half_life_days: Mapping[str, float]) -> None:
@@ -136,6 +177,14 @@ def histories(log: Log, length: int) -> pl.DataFrame:
     return events.group_by("user_id", maintain_order=True).agg("item_id", "event_type", "rating", "timestamp")
 
 
+def quiz(log: Log, saved: SavedRetrieval) -> Quiz:
+    """The quiz for strangers, from the queries of users as they stood at their last event and from what they think of items."""
+    user_row_U, said = draw_users(verdicts(log.user_row_E, log.item_row_E, log.event_code_E))
+    last_U = log.offset_U1[user_row_U + 1] - 1
+    history = history_at(log, log.offset_U1[user_row_U], last_U + 1, log.timestamp_E[last_U], saved.history_length)
+    return fit_quiz(ask(saved, history, log.moment_EC[last_U]).numpy(), said, priors=len(saved.half_lives_days))
+
+
 def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:
     """Inputs of every model, and what the trained modules answered to them before they were scripted, as the runs recorded it.
 
@@ -152,16 +201,29 @@ def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
-    """Whole requests of users with histories of all lengths, and of nobody, with the items they were answered by."""
+def spread(log: Log, count: int) -> tuple[list[str], int]:
+    """(users with histories of all lengths, shortest first; the hour after the log's last in ms UTC, when they are asked for)."""
     by_length = np.argsort(np.diff(log.offset_U1), kind="stable")
     users = [log.user_ids[by_length[int(place)]] for place in np.linspace(0, len(by_length) - 1, count)]
-    now = (int(log.timestamp_E.max()) // HOUR_MS + 1) * HOUR_MS
+    return users, (int(log.timestamp_E.max()) // HOUR_MS + 1) * HOUR_MS
+
+
+def relevance_and_diversity(recommender: Recommender, log: Log, count: int) -> dict:
+    """The frontier of the release's slates over λ, by ways to choose them: the means over `count` users."""
+    users, now = spread(log, count)
+    scored = [recommender.scored(contract.Request(user_id, now, request_id=f"frontier-{user_id}")) for user_id in users]
+    return frontier.frontier(scored, {"mmr": mmr.mmr, "dpp": dpp.dpp}, count=contract.Request.count)
+
+
+def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
+    """Whole requests of users with histories of all lengths, and of nobody, with the items they were answered by."""
+    users, now = spread(log, count)
     answers = []
     for number, user_id in enumerate([*users, "nobody in particular"]):
         request = contract.Request(user_id, now, count=10, request_id=f"golden-{number}")
-        history, fields = recommender.store.history(user_id), recommender.store.fields(user_id) or contract.UserFields()
-        slate = recommender.answer(request, history, fields)
+        found = recommender.store.read(user_id)
+        history, fields = found.history, found.fields
+        slate = recommender.answer(request, found)
         known = {name: list(values) if name == "item_ids" else values.tolist() for name, values in _fields(history).items()}
         known["rating_L"] = [None if np.isnan(rating) else rating for rating in known["rating_L"]]
         shown = [shown.item_id for shown in slate.recommendations]
@@ -188,15 +250,17 @@ def main(cfg: DictConfig) -> None:
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
-        stage(cfg, staging, log, saved, retrieval, ranking, ranks)
+        points = stage(cfg, staging, log, saved, retrieval, ranking, ranks)
         release.publish(staging, root, cfg.version)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    run_id = frontier.publish(points, version=cfg.version, run=run_name(cfg.retrieval, retrieval), tracking_uri=cfg.mlflow)
+    logger.info("relevance and diversity over λ: releases/%s/frontier.png of MLflow run %s", cfg.version, run_id)
     logger.info("published release %s: %s items, %s users", cfg.version, f"{len(log.catalogue.item_ids):,}", f"{len(log.user_ids):,}")
 
 
-def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retrieval: Path, ranking: Path, ranks: dict) -> None:
-    """Write the release and hold it against its source on a running Triton.
+def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retrieval: Path, ranking: Path, ranks: dict) -> dict:
+    """Write the release and hold it against its source on a running Triton; its frontier of relevance and diversity.
 
     Raises:
         ReleaseError: an answer of the server differs from the trained module's.
@@ -210,7 +274,7 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     backend = instantiate(cfg.backend)
     for spec, path in specs.items():
         add_version(staging / "triton", spec, 1, path, backend=backend, threads=cfg.threads, instances=cfg.instances)
-    write_tables(staging, log, saved, ranks["clock_half_life_days"])
+    write_tables(staging, log, saved, ranks["clock_half_life_days"], cfg.room)
     write_trends(staging, log, cfg.half_life_days)
     write_content(staging, log, saved.width, instantiate(cfg.index))
     instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
@@ -225,10 +289,16 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     }  # fmt: skip
     release.seal(staging, manifest)
     with running(cfg, staging, specs) as url:
-        recommender = Recommender.load(staging, url)
+        opened = release.Release.open(staging)
+        store = passing_store(opened)
+        Recommender.verified(opened, Client(url), store=store).close()
+        recommender = Recommender.patient(opened, url, store=store)
         (staging / "golden.json").write_text(json.dumps(golden_answers(recommender, log, cfg.golden_requests)))
         release.seal(staging, manifest)
+        points = relevance_and_diversity(recommender, log, cfg.frontier_requests)
         recommender.close()
+    (Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir) / "frontier.json").write_text(json.dumps(points, indent=1))
+    return points
 
 
 @contextmanager

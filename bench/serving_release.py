@@ -16,9 +16,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.content import SCALED, ContentRecipe, write_recipe
+from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import ivf_sq8
 from serve.publication import publish
 from serve.release import seal
@@ -27,9 +29,14 @@ from towers.encoders import AttentionEncoder, MeanEncoder
 from towers.ranker import HEADS, Ranker
 from towers.two_tower import ItemTower, UnitNorm, UserTower
 
-FEATURES, TASTES, NOW_MS = 64, 3, 1_750_000_000_000
+TASTES, NOW_MS, ROOM = 3, 1_750_000_000_000, 1_000
 DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic", "premium")
 GENRES = tuple(f"genre {number}" for number in range(18))
+RECIPE = ContentRecipe(
+    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=(), idf_T=np.zeros(0), component_TS=np.zeros((0, 0), np.float32),
+    embedding_width=37, mean=dict.fromkeys(SCALED, 0.0), std=dict.fromkeys(SCALED, 1.0),
+)  # fmt: skip
+FEATURES = RECIPE.width
 MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
 # How NUMBERS are spread over what these users are shown.
 NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
@@ -68,6 +75,7 @@ def write(world: World, releases: Path) -> None:
         _write_tables(world, folder, centre_I, rng)
         _write_sources(world, folder, centre_I, rng)
         _write_models(world, folder)
+        _quiz(world, rng).save(folder)
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
@@ -85,7 +93,10 @@ def _write_items(world: World, folder: Path, centre_I: np.ndarray, rng: np.rando
     vector_ID /= np.linalg.norm(vector_ID, axis=1, keepdims=True)
     row_IW = np.empty((world.items, 2 * world.width), np.float16)
     row_IW[:, : world.width] = row_IW[:, world.width :] = vector_ID
-    row_IW.tofile(folder / "items.f16")
+    with (folder / "items.f16").open("wb") as file:
+        row_IW.tofile(file)
+        file.truncate(row_IW.nbytes + ROOM * row_IW[0].nbytes)
+    write_recipe(folder / "recipe.npz", RECIPE)
     ivf_sq8(vector_ID).save(folder / "index.faiss")
 
 
@@ -163,6 +174,14 @@ def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.ran
     np.save(folder / "exposure.npy", rng.poisson(habit_I.clip(max=1e4)).astype(np.int64))
     told = {"log_end": log_end, "shown_end": log_end, "half_life_days": {"short": 2.0, "long": 28.0, "popular": 7.0}}
     (folder / "trends.json").write_text(json.dumps(told))
+
+
+def _quiz(world: World, rng: np.random.Generator) -> Quiz:
+    """A quiz of the size that export makes, of random prototypes who answer at random."""
+    prototypes, asked = 64, rng.permutation(world.items)[:300]
+    query_PD = rng.standard_normal((prototypes, world.width), np.float32)
+    query_PD /= np.linalg.norm(query_PD, axis=1, keepdims=True)
+    return Quiz(0, np.full(prototypes, 1 / prototypes), query_PD, asked, rng.dirichlet(np.ones(3), (prototypes, len(asked))))
 
 
 def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:

@@ -4,13 +4,15 @@ Columns, in order: genres (one each), the most frequent tags (one each), text of
 the given `content_embedding` where the items table has one, and `NUMERIC`.
 """
 
+import re
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from data.features import Vocabulary, multi_hot
 from data.schema import SchemaError
@@ -19,6 +21,10 @@ SCALED = ("year", "popularity_score", "avg_rating")
 """Numbers that are standardised by the items table itself, 0 where one is missing; beside each stands whether it is there."""
 NUMERIC = (*(f"{word}{name}" for name in SCALED for word in ("", "has_")), "log_duration", "has_duration", "maturity")
 _WORD = r"(?u)\b\w+\b"
+
+
+class RecipeFileError(ValueError):
+    """A file holds no whole recipe. The message names the file, the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,17 @@ class ContentRecipe:
         )
 
     def _text(self, items: pl.DataFrame) -> np.ndarray:
-        if not len(self.term):
-            return np.zeros((len(items), 0), np.float32)
-        vectorizer = TfidfVectorizer(vocabulary={term: row for row, term in enumerate(self.term)}, token_pattern=_WORD, sublinear_tf=True)
-        vectorizer.idf_ = self.idf_T
-        return (vectorizer.transform(texts(items)) @ self.component_TS).astype(np.float32)
+        """(1 + ln count)·idf of the known terms, at length one, then projected: sklearn's `transform` in numpy's words, so that a server
+        that encodes a new item does not carry sklearn (150 MB)."""
+        text_NS = np.zeros((len(items), self.component_TS.shape[1]), np.float32)
+        row_of = {term: row for row, term in enumerate(self.term)}
+        for place, text in enumerate(texts(items) if self.term else ()):
+            count = Counter(row_of[word] for word in re.findall(_WORD, text.lower()) if word in row_of)
+            if count:
+                term_W = np.fromiter(count, np.int64, len(count))
+                weight_W = (1 + np.log(np.fromiter(count.values(), np.float64, len(count)))) * self.idf_T[term_W]
+                text_NS[place] = weight_W / np.linalg.norm(weight_W) @ self.component_TS[term_W]
+        return text_NS
 
     def _given(self, items: pl.DataFrame) -> np.ndarray:
         if not self.embedding_width:
@@ -131,6 +143,9 @@ def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, s
 
     `text_width` is lowered to what the vocabulary carries; ids without titles, genres or tags have no text columns.
     """
+    from sklearn.decomposition import TruncatedSVD  # who only reads a recipe does without
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     corpus = texts(items)
     term, idf_T, component_TS = (), np.zeros(0), np.zeros((0, 0), np.float32)
     if text_width and any(text.strip() for text in corpus):
@@ -154,3 +169,34 @@ def fit_content(items: pl.DataFrame, *, text_width: int = 64, tags: int = 128, s
         mean={name: float(number.mean() or 0.0) for name, number in _scaled(items).items()},
         std={name: float(number.std() or 1.0) for name, number in _scaled(items).items()},
     )
+
+
+def write_recipe(path: Path, recipe: ContentRecipe) -> None:
+    """Write a recipe as one .npz of plain arrays, which `read_recipe` reads; nothing in it is pickled."""
+    np.savez(
+        path, genres=np.array(recipe.genres.words, np.str_), tags=np.array(recipe.tags.words, np.str_), term=np.array(recipe.term, np.str_),
+        idf_T=recipe.idf_T, component_TS=recipe.component_TS, embedding_width=recipe.embedding_width,
+        mean=[recipe.mean[name] for name in SCALED], std=[recipe.std[name] for name in SCALED],
+    )  # fmt: skip
+
+
+def read_recipe(path: Path) -> ContentRecipe:
+    """Read what `write_recipe` wrote: it gives the same features, bit for bit.
+
+    Raises:
+        RecipeFileError: the file is missing, cut short or of another version of this program.
+    """
+    try:
+        with np.load(path) as told:
+            return ContentRecipe(
+                genres=Vocabulary(tuple(told["genres"].tolist())),
+                tags=Vocabulary(tuple(told["tags"].tolist())),
+                term=tuple(told["term"].tolist()),
+                idf_T=told["idf_T"],
+                component_TS=told["component_TS"],
+                embedding_width=int(told["embedding_width"]),
+                mean=dict(zip(SCALED, told["mean"].tolist(), strict=True)),
+                std=dict(zip(SCALED, told["std"].tolist(), strict=True)),
+            )
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RecipeFileError(f"{path} is no whole content recipe ({error}); train the run again and export it") from error

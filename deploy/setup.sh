@@ -140,6 +140,11 @@ print(importlib.util.find_spec("pytriton").submodule_search_locations[0])')/trit
     command -v setpriv >/dev/null || apt_install "setpriv is" util-linux
 }
 
+# The tests of the Redis store start a server of their own.
+install_redis_server() {
+    command -v redis-server >/dev/null || apt_install "redis-server, which the tests start, is" redis-server
+}
+
 check_machine() {
     [ "$(uname -s)" = Linux ] || die "the Triton server runs on Linux only; this is $(uname -s)"
     local glibc
@@ -152,4 +157,5 @@ make_environment
 install_torch
 install_packages "$@"
 install_triton
+case " $* " in *" dev "*) install_redis_server ;; esac
 say "ready: $("$VENV/bin/python3" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)')"

@@ -5,14 +5,16 @@ Shapes: I catalogue · C content width · E events of one user.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from data.features import DAY_MS, DISLIKED, EVENT_CODES, EVENT_TYPE_CODE
-from serve.index import Index, IndexFileError
+from serve.index import Index
 from serve.manifest import Manifest, ReleaseError
-from serve.scoring import Person
+
+if TYPE_CHECKING:
+    from serve.scoring import Person
 
 LAST = 100
 WEIGHT = {"complete": 1.0, "rate": 1.0, "watch": 0.7, "click": 0.3, "view": 0.0, "skip": -0.1, "not_interested": -0.2}
@@ -30,31 +32,32 @@ WEIGHT_OF_CODE[DISLIKED] = WEIGHT["not_interested"]
 @dataclass(frozen=True, slots=True)
 class ContentTable:
     """Every item's content vector, fp16 of length one or zero, memory-mapped (rows, C) with room beyond the catalogue's I rows, and the
-    index that finds the nearest of them."""
+    index that finds the nearest of them. What is added is this process's own."""
 
     vector_IC: np.ndarray
     index: Index
 
     @classmethod
-    def open(cls, folder: Path, manifest: Manifest) -> Self:
-        """Read content.f16 and content.faiss of a release.
+    def open(cls, folder: Path, manifest: Manifest, index: Index, *, rows: int) -> Self:
+        """Read content.f16 of a release, beside its `index`; its item table has so many `rows`, those with room among them.
 
         Raises:
-            ReleaseError: a file is missing, cut short, or does not go with the catalogue.
+            ReleaseError: it is missing, cut short, or does not go with the catalogue.
         """
         try:
-            index = Index.open(folder / "content.faiss")
-            flat = np.memmap(folder / "content.f16", np.float16, "r")
-        except (IndexFileError, OSError, ValueError) as error:
-            file = "content.faiss" if isinstance(error, IndexFileError) else Path(getattr(error, "filename", None) or "content.f16").name
-            raise ReleaseError(folder, file, f"cannot be read ({error})") from error
+            flat = np.memmap(folder / "content.f16", np.float16, "c")
+        except (OSError, ValueError) as error:
+            raise ReleaseError(folder, "content.f16", f"cannot be read ({error})") from error
         if index.item_count != manifest.item_count:
             raise ReleaseError(folder, "content.faiss", f"holds {index.item_count} vectors of {manifest.item_count} items")
-        if len(flat) % index.width or len(flat) // index.width < manifest.item_count:
-            raise ReleaseError(
-                folder, "content.f16", f"holds {len(flat)} numbers, no whole rows of {index.width} for {manifest.item_count} items"
-            )  # fmt: skip
-        return cls(np.asarray(flat).reshape(-1, index.width), index)
+        if len(flat) != rows * index.width:
+            raise ReleaseError(folder, "content.f16", f"holds {len(flat)} numbers, expected {rows} rows of {index.width}")
+        return cls(np.asarray(flat).reshape(rows, index.width), index)
+
+    def add(self, vector_NC: np.ndarray, row_N: np.ndarray) -> None:
+        """Have these vectors, float32 of length one or zero, found under their item rows. One thread at a time; readers need not wait."""
+        self.vector_IC[row_N] = vector_NC
+        self.index.add(vector_NC, row_N)
 
     def nearest(self, taste_C: np.ndarray, count: int, *, without: np.ndarray) -> np.ndarray:
         """At most `count` items whose content points the way of `taste_C`, best first; none of `without`, none without content, and none
@@ -65,7 +68,7 @@ class ContentTable:
         return item_row_K[stays_K][:count]
 
 
-def taste(vector_IC: np.ndarray, who: Person, *, half_life_days: float) -> tuple[np.ndarray, np.ndarray]:
+def taste(vector_IC: np.ndarray, who: "Person", *, half_life_days: float) -> tuple[np.ndarray, np.ndarray]:
     """(Σ w·2^(−age / half-life)·v over the last `LAST` events that say something, at length one, float32 (C,); the distinct item rows of
     these events). The zero vector where nothing was liked, or likings and dislikings cancel."""
     weight_E = WEIGHT_OF_CODE[who.event_code_E]

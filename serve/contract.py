@@ -4,7 +4,7 @@ Shapes: B batch · L history length · D width · C moment columns · K candidat
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ CONTEXTS = ("homepage", "item", "continue", "search-empty")
 DIVERSITIES = ("mmr", "dpp", "calibrated")
 MAX_COUNT = 200
 MAX_ID_BYTES = 256
-MAX_BATCH = 64
+MAX_BATCH = 256
 MAX_HISTORY = 5_000
 """Events kept of each user: how far back "already watched" looks. The models read the newest of them."""
 
@@ -82,25 +82,36 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """How chance entered a slate: each slot in `slots` (places from 0) kept its item with probability 1 − `epsilon`, or drew uniformly and
+    without replacement from `pool`, the eligible items that the page did not hold. `drawn` says what was drawn, None where a slot kept."""
+
+    epsilon: float
+    slots: tuple[int, ...]
+    pool: tuple[str, ...]
+    drawn: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Precomputed:
     """A slate made ahead of its request, best first: at most 100 recommendations in the order they were chosen.
 
     `made_at` is ms UTC; `sequence` the number of the user's last event it knew of; `model_version` the release that made it;
-    `query_D` the user's vector then, float32.
+    `query_D` the user's vector then, float32. A store unpacks the recommendations when somebody looks at them.
     """
 
     made_at: int
     sequence: int
     model_version: str
     query_D: np.ndarray
-    recommendations: tuple[Recommendation, ...]
+    recommendations: Sequence[Recommendation]
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """All that a store knows of one user, read in one round trip.
 
-    `sequence` is the number of the user's last appended event, 0 where none was since the release. `shown` counts how often each item was
+    `sequence` is the number of the user's last appended event, 0 where none ever was. `shown` counts how often each item was
     shown to the user within the store's window of days. `answers` are those of the quiz: (item_id, liked).
     """
 
@@ -110,17 +121,6 @@ class Known:
     shown: Mapping[str, int] = field(default_factory=dict)
     answers: tuple[tuple[str, bool], ...] = ()
     precomputed: Precomputed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How chance entered a slate: each slot in `slots` (places from 0) kept its item with probability 1 − `epsilon`, or drew uniformly and
-    without replacement from `pool`, the eligible items that the page did not hold. `drawn` says what was drawn, None where a slot kept."""
-
-    epsilon: float
-    slots: tuple[int, ...]
-    pool: tuple[str, ...]
-    drawn: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ class LoggedSlate:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The answer. `answered_by` says how: personalised, popular (nobody in particular) or a fallback's name."""
+    """The answer, in the order in which the page is read. `answered_by` says how it was made: personalised, precomputed, popular (nobody
+    in particular) or a fallback's name. `draw` says where chance entered; its slots are places of `recommendations`."""
 
     request_id: str
     recommendations: tuple[Recommendation, ...]
@@ -152,6 +153,7 @@ class Slate:
     generated_in_ms: float
     stage_ms: dict[str, float]
     dropped: dict[str, int]
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)

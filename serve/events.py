@@ -8,10 +8,9 @@ from pydantic_core import from_json
 
 from data.schema import EVENT_TYPES
 from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
-from serve.recommender import UnknownItem
 from serve.release import Release
-from serve.sqlite_store import SqliteStore
-from serve.store import Event
+from serve.slates import UnknownItem
+from serve.store import Event, Store
 
 MAX_EVENTS = 1_000
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -95,12 +94,12 @@ def _event(raw: object, now: int, within: str) -> Event:
     return Event(**told | {"timestamp": now if posted.timestamp is None else posted.timestamp})
 
 
-def record(events: tuple[Event, ...], release: Release, store: SqliteStore) -> Receipt:
+def record(events: tuple[Event, ...], release: Release, store: Store) -> Receipt:
     """Log events and change the histories they belong to: all or none, each `event_id` once.
 
     Raises:
         UnknownItem: the first item that the release's catalogue does not know; nothing was stored.
-        StoreError: the file cannot be written.
+        StoreError: the store cannot be written.
     """
     for event, row in zip(events, release.catalogue.rows([event.item_id for event in events]), strict=True):
         if row < 0:

@@ -1,118 +1,111 @@
 """Why an item is shown. "Because you watched X" is said only if, X left out of the history, the item's probability would have been lower.
 
-Suspects of the history are left out one at a time, all in one batch through both models: the explanation is the models' own answer
-to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016). Every suspect is one
-more history for the user tower and one more slate for the ranker, and `SUSPECTS` bounds that. Whatever is said was tested; of a history
-with more distinct items than that, an item that was not suspected is not named, even if it was the true cause.
+For each shown item the history items nearest to it are left out one at a time, all in one batch through both models: the explanation is
+the models' own answer to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016).
+Whoever would be named is then held against the median of the whole history that the models read, so that what is said is true of all of it.
 
-Shapes: X items left out · N shown items · E events of one user.
+Shapes: N shown items · S suspects of one item · X history items · P pairs of an item and a history item · D width.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from data.features import DISLIKED, EVENT_TYPE_CODE
-from serve.scoring import Person, Scorer, pack_without
+from serve.likeness import unit
+from serve.scoring import Person, Scorer, pack_without, pairs_of
 
 NOTICEABLE = 0.05  # of the item's probability; less than that is no reason
-SUSPECTS = 12  # history items left out in turn; a history of no more is tested whole
-NEWEST = 4  # of them are the newest, whatever they resemble
-SHELF = 3  # shown items that must share a cause before it gets a shelf of its own
-POPULAR = ("Popular right now", "Popular now")
-PICKED = ("Picked for you", "Picked for you")
-CONTINUE = ("You have not finished this", "Continue watching")
-VERB = {
-    EVENT_TYPE_CODE["view"]: "looked at",
-    EVENT_TYPE_CODE["click"]: "opened",
-    EVENT_TYPE_CODE["watch"]: "watched",
-    EVENT_TYPE_CODE["complete"]: "watched",
-    EVENT_TYPE_CODE["skip"]: "skipped",
-    EVENT_TYPE_CODE["rate"]: "liked",
-    DISLIKED: "did not like",
-}
+REFUSED = (EVENT_TYPE_CODE["skip"], EVENT_TYPE_CODE["not_interested"], DISLIKED)  # is never named as what somebody came by an item by
+SUSPECTS = 8  # history items left out for each shown item: those nearest to it
 
 
 @dataclass(frozen=True, slots=True)
 class Causes:
-    """For each shown item the history row (item_row) and event code that caused it, or -1 where no single item did."""
+    """For each shown item the history row (item_row) and event code that caused it, or -1 where no single item did; `loss_N` is the share
+    of its probability that is lost without it."""
 
     item_row_N: np.ndarray
     event_code_N: np.ndarray
+    loss_N: np.ndarray
 
 
 def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
-    """Leave every suspect out of the history once and see whose absence each shown item suffers from most.
+    """Leave the nearest history items out, once each, and see whose absence each shown item suffers from most.
 
     `probability_N` is what the shown items were ranked by, the whole history told.
 
     Raises:
         TritonError: the server did not answer.
     """
-    length = scorer.release.manifest.history_length
-    newest_first = who.item_row_E[::-1][:length]
-    left_out_X = suspects(scorer, newest_first, item_row_N)
-    if not len(left_out_X):
+    history_row_X, code_X = history_items(who, scorer.release.manifest.history_length)
+    if not len(history_row_X) or not len(item_row_N):
         return no_causes(len(item_row_N))
-    without = pack_without(who, left_out_X, length)
-    query_XD = scorer.query(without, who.moment_BC)
-    without_XN = scorer.probability(query_XD, without, who.moment_BC, item_row_N, who.now)
-    cause_N = most_missed(probability_N, without_XN)
-    newest_X = (newest_first[None, :] == left_out_X[:, None]).argmax(1)
-    code_X = who.event_code_E[::-1][newest_X]
-    return Causes(np.where(cause_N < 0, -1, left_out_X[cause_N]), np.where(cause_N < 0, -1, code_X[cause_N]))
+    ask_NX = nearest(scorer, history_row_X, item_row_N)
+    loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
+    nameable_X = ~np.isin(code_X, REFUSED)
+    named_N = most_missed(loss_NX, nameable_X)
+    if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
+        more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
+        loss_NX = np.where(rest_NX, more_NX, loss_NX)
+        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_X), -1)
+    loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
+    return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
 
-def suspects(scorer: Scorer, newest_first: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:
-    """At most `SUSPECTS` distinct item rows of a history that may have caused what is shown: the newest, then those whose
-    retrieval vectors lie nearest to a shown item, every shown item's first choice before anyone's second."""
-    distinct = np.array(list(dict.fromkeys(newest_first.tolist())), np.int64)
-    if len(distinct) <= SUSPECTS or not len(item_row_N):
-        return distinct[:SUSPECTS] if len(item_row_N) else distinct[:0]
-    width = scorer.release.manifest.width
-    history_XD = scorer.release.items[distinct, width:].astype(np.float32)
-    shown_ND = scorer.release.items[item_row_N, width:].astype(np.float32)
-    choice_NX = np.argsort(-(shown_ND @ history_XD.T), axis=1)
-    chosen = dict.fromkeys([*range(NEWEST), *choice_NX.T.ravel().tolist()])
-    return distinct[list(chosen)[:SUSPECTS]]
+def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct items among the last `length` events, the newest first, and the code of the newest event of each."""
+    newest_first = who.item_row_E[::-1][:length]
+    _, first = np.unique(newest_first, return_index=True)
+    first.sort()
+    return newest_first[first], who.event_code_E[::-1][first]
 
 
-def most_missed(with_N: np.ndarray, without_XN: np.ndarray) -> np.ndarray:
-    """For each shown item, the x whose absence lowers its probability most, or -1: int64 (N).
+def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:
+    """bool (N, X): the `SUSPECTS` history items nearest to each shown item by the cosine of their retrieval vectors."""
+    if len(history_row_X) <= SUSPECTS:
+        return np.ones((len(item_row_N), len(history_row_X)), bool)
+    cosine_NX = unit(scorer.vectors(item_row_N)) @ unit(scorer.vectors(history_row_X)).T
+    chosen_NS = np.argpartition(-cosine_NX, SUSPECTS - 1, axis=1)[:, :SUSPECTS]
+    ask_NX = np.zeros(cosine_NX.shape, bool)
+    np.put_along_axis(ask_NX, chosen_NS, True, axis=1)
+    return ask_NX
+
+
+def losses(
+    scorer: Scorer, who: Person, history_row_X: np.ndarray, item_row_N: np.ndarray, probability_N: np.ndarray, ask_NX: np.ndarray
+) -> np.ndarray:
+    """float (N, X), NaN where `ask_NX` is False: the share of item n's probability that is lost with x left out of the history.
+
+    Raises:
+        TritonError: the server did not answer.
+    """
+    left_out_Y = np.flatnonzero(ask_NX.any(0))
+    without = pack_without(who, history_row_X[left_out_Y], scorer.release.manifest.history_length)
+    query_YD = scorer.query(without, who.moment_BC, who.taste_D)
+    item_P, history_P = np.nonzero(ask_NX)
+    place_P = np.searchsorted(left_out_Y, history_P)
+    without_P = scorer.pairs(query_YD[place_P], pairs_of(without, place_P), who.moment_BC, item_row_N[item_P], who.now)
+    loss_NX = np.full(ask_NX.shape, np.nan)
+    with_P = probability_N[item_P]
+    loss_NX[item_P, history_P] = np.where(with_P > 0, 1 - without_P / np.where(with_P > 0, with_P, 1.0), 0.0)
+    return loss_NX
+
+
+def most_missed(loss_NX: np.ndarray, nameable_X: np.ndarray) -> np.ndarray:
+    """For each shown item, the nameable x whose absence costs most, or -1: int64 (N). NaN are those that were not asked about.
 
     The loss must be noticeable, at least `NOTICEABLE` of the probability, and larger than that of the median of the X, x itself among
-    them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. The median
-    is of the items that were left out. That is the median history item where the whole history was; of a longer one the suspects stand
-    for it, which are the likeliest to be missed, so that their median asks for more rather than less. An only item has no other to be
-    compared with.
+    them: a history that is shorter by anything at all often scores a little lower, and that is no reason to name one item. An only item
+    has no other to be compared with.
     """
-    loss_XN = 1 - without_XN / np.where(with_N > 0, with_N, np.inf)
-    most_N = loss_XN.argmax(0)
-    loss_N = loss_XN[most_N, np.arange(len(with_N))]
-    median_N = np.median(loss_XN, axis=0) if len(loss_XN) > 1 else np.zeros(len(with_N))
-    return np.where((with_N > 0) & (loss_N >= NOTICEABLE) & (loss_N > median_N), most_N, -1)
+    most_N = np.where(np.isnan(loss_NX) | ~nameable_X, -np.inf, loss_NX).argmax(1)
+    loss_N = loss_NX[np.arange(len(loss_NX)), most_N]
+    median_N = np.nanmedian(loss_NX, axis=1)
+    alone_N = (~np.isnan(loss_NX)).sum(1) == 1
+    return np.where(nameable_X[most_N] & (loss_N >= NOTICEABLE) & ((loss_N > median_N) | alone_N), most_N, -1)
 
 
 def no_causes(count: int) -> Causes:
     """Nothing in particular caused any of `count` items: nobody's history was read."""
-    return Causes(np.full(count, -1), np.full(count, -1))
-
-
-def say(cause: Causes, popular_N: np.ndarray, titles: Sequence[str], *, nobody: bool) -> list[tuple[str, str]]:
-    """(reason, row) of each shown item. `popular_N`: only the popular source proposed it; `titles` by item row.
-
-    A cause that at least `SHELF` items share names their row as well. For nobody in particular nothing is picked:
-    what is shown is popular.
-    """
-    because = [
-        f"Because you {VERB[int(code)]} {titles[row]}" if row >= 0 else None
-        for row, code in zip(cause.item_row_N, cause.event_code_N, strict=True)
-    ]
-    shared = Counter(because)
-    said = []
-    for reason, popular in zip(because, popular_N, strict=True):
-        plain = POPULAR if popular or nobody else PICKED
-        said.append(plain if reason is None else (reason, reason if shared[reason] >= SHELF else PICKED[1]))
-    return said
+    return Causes(np.full(count, -1), np.full(count, -1), np.zeros(count))

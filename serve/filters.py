@@ -10,15 +10,39 @@ import numpy as np
 from data.features import EVENT_TYPE_CODE
 from serve.contract import Candidates
 
+SKIPS = 2  # of one item, that say it is not wanted
+MERE = tuple(EVENT_TYPE_CODE[name] for name in ("view", "skip", "not_interested"))
+ADULT = 18
+
 
 def not_watched(item_row_K: np.ndarray, *, item_row_E: np.ndarray, event_code_E: np.ndarray) -> np.ndarray:
-    """bool (K), False for an item the user has dealt with: any event of it but a mere `view`, so watched, rated, even skipped."""
-    return ~np.isin(item_row_K, item_row_E[event_code_E != EVENT_TYPE_CODE["view"]])
+    """bool (K), False for an item the user has taken up: opened, watched or rated. What was only looked at or skipped was not."""
+    return ~np.isin(item_row_K, item_row_E[~np.isin(event_code_E, MERE)])
+
+
+def not_blocked(item_row_K: np.ndarray, *, item_row_E: np.ndarray, event_code_E: np.ndarray) -> np.ndarray:
+    """bool (K), False for an item the user said does not interest them, or skipped `SKIPS` times."""
+    refused = item_row_E[event_code_E == EVENT_TYPE_CODE["not_interested"]]
+    skipped, times = np.unique(item_row_E[event_code_E == EVENT_TYPE_CODE["skip"]], return_counts=True)
+    return ~np.isin(item_row_K, np.concatenate([refused, skipped[times >= SKIPS]]))
+
+
+def of_age(maturity_K: np.ndarray, *, age: float | None) -> np.ndarray:
+    """bool (K), False for an item made for older people than one of `age` years; where the age is not known, one who is of age.
+
+    `maturity_K` is years, 0 where the catalogue says nothing.
+    """
+    return maturity_K <= (ADULT if age is None else age)
 
 
 def not_the_same(item_row_K: np.ndarray, *, item_row: int | None) -> np.ndarray:
     """bool (K), False for the item the user is looking at."""
     return np.ones(len(item_row_K), bool) if item_row is None else item_row_K != item_row
+
+
+def not_too_often(shown_K: np.ndarray, *, most: int) -> np.ndarray:
+    """bool (K), False for an item that was shown to this user `most` times of late and never taken up."""
+    return shown_K < most
 
 
 def keep(candidates: Candidates, stays: Mapping[str, np.ndarray]) -> tuple[Candidates, dict[str, int]]:

@@ -27,7 +27,7 @@ EXPORT_AGAIN = "export the release again"
 
 
 class StoreError(Exception):
-    """The store's file, or one to be loaded into it, cannot be used. The message names the file, the cause and the remedy."""
+    """The store, or a file to be loaded into it, cannot be used. The message names the place, the cause and the remedy."""
 
 
 class Seen(NamedTuple):
@@ -91,6 +91,24 @@ def remembered(history: History) -> Iterator[Seen]:
     """The events of a history, oldest first."""
     columns = (history.timestamp_L.tolist(), history.item_ids, history.event_type_L.tolist(), history.rating_L.tolist())
     return itertools.starmap(Seen, zip(*columns, strict=True))
+
+
+def joined(base: History, told: Sequence[Seen], *, length: int) -> History:
+    """The `union` of a history and of what was told since, both in order of time, where only the stretch that both reach is looked at
+    event by event."""
+    if not told:
+        return base
+    apart = int(np.searchsorted(base.timestamp_L, told[0].timestamp))  # all before it is older than anything told
+    tail = History(base.item_ids[apart:], base.event_type_L[apart:], base.rating_L[apart:], base.timestamp_L[apart:])
+    mixed = union(remembered(tail), told, length=length)
+    timestamp_L, item_ids, code_L, rating_L = zip(*mixed, strict=True)
+    head = slice(max(apart + len(mixed) - length, 0), apart)
+    return History(
+        base.item_ids[head] + item_ids,
+        np.append(base.event_type_L[head], np.array(code_L, np.int64)),
+        np.append(base.rating_L[head], np.array(rating_L, np.float32)),
+        np.append(base.timestamp_L[head], np.array(timestamp_L, np.int64)),
+    )
 
 
 def read_parquet(path: Path, *, offset: int = 0, rows: int | None = None) -> pl.DataFrame:

@@ -21,6 +21,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from serve.vectors import Segment, catalogue, merged, queries
+
 logger = logging.getLogger(__name__)
 EXACT_BELOW = 50_000
 TRAIN_PER_LIST = 64
@@ -31,21 +33,22 @@ class IndexFileError(ValueError):
     """A file holds no whole index. The message names the file and the remedy."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Index:
-    """Searchable vectors. Any number of threads may search at once; on a GPU they take turns.
+    """Searchable vectors. Any number of threads may search at once, while one adds; on a GPU they take turns.
 
-    `kind` is exact, ivf_sq8 or hnsw.
+    `kind` is exact, ivf_sq8 or hnsw: how what it was built of is searched. What was added since is searched exactly.
     """
 
     kind: str
     _faiss: faiss.Index
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _added: Segment | None = field(default=None, repr=False)
 
     @property
     def item_count(self) -> int:
-        """How many vectors there are: rows run from 0 to one less."""
-        return self._faiss.ntotal
+        """How many vectors there are: rows run from 0 to one less, unless vectors were added under other rows."""
+        return self._faiss.ntotal + (0 if self._added is None else len(self._added.row_S))
 
     @property
     def width(self) -> int:
@@ -63,23 +66,30 @@ class Index:
         Raises:
             ValueError: the queries are not (B, D) and finite, or `k` is below 1.
         """
-        query_BD = _queries(query_BD, self.width)
+        query_BD = queries(query_BD, self.width)
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
-        k = min(k, self.item_count)
+        added = self._added  # once: another may take its place meanwhile
+        k = min(k, self._faiss.ntotal + (0 if added is None else len(added.row_S)))
         # OpenMP keeps this number per calling thread: one query needs no team, and 16 request threads must not start 16 teams.
         faiss.omp_set_num_threads(max(1, min(len(query_BD), os.cpu_count() or 1)))
+        score_BK, row_BK = self._search_built(query_BD, min(k, self._faiss.ntotal))
+        if added is not None:
+            score_BS, place_BS = faiss.knn(query_BD, added.vector_SD, min(k, len(added.row_S)), metric=faiss.METRIC_INNER_PRODUCT)
+            score_BK, row_BK = merged(score_BK, row_BK, score_BS, added.row_S[place_BS], k)
+        found = int((row_BK >= 0).sum(1).min(initial=k))
+        return score_BK[:, :found], row_BK[:, :found]
+
+    def _search_built(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self._faiss, faiss.IndexHNSW):
             wider = faiss.SearchParametersHNSW(efSearch=max(k, self._faiss.hnsw.efSearch))  # a shorter queue cannot hold k
-            score_BK, row_BK = self._faiss.search(query_BD, k, params=wider)
-        else:
-            score_BK, row_BK = self._take_turns(query_BD, k, None)
+            return self._faiss.search(query_BD, k, params=wider)
+        score_BK, row_BK = self._take_turns(query_BD, k, None)
         short_B = (row_BK < 0).any(1)
         if short_B.any() and self.kind == "ivf_sq8":
             everywhere = faiss.SearchParametersIVF(nprobe=self._faiss.nlist)
             score_BK[short_B], row_BK[short_B] = self._take_turns(query_BD[short_B], k, everywhere)
-        found = int((row_BK >= 0).sum(1).min(initial=k))
-        return score_BK[:, :found], row_BK[:, :found]
+        return score_BK, row_BK
 
     def _take_turns(self, query_BD: np.ndarray, k: int, params: faiss.SearchParameters | None) -> tuple[np.ndarray, np.ndarray]:
         if not _gpu_count():
@@ -87,8 +97,31 @@ class Index:
         with self._turn:  # a GPU index shares its scratch memory between searches
             return self._faiss.search(query_BD, k, params=params)
 
+    def add(self, vector_ND: np.ndarray, row_N: np.ndarray | None = None) -> None:
+        """Have these vectors found from the next search on, under rows that follow on those there are, or under `row_N`.
+
+        A row that was added before gets the new vector. One thread adds at a time; searches need not wait: they see all N or none.
+
+        Raises:
+            ValueError: the vectors are not (N, D) and finite, or a row is one that the index was built of, or stands twice.
+        """
+        vector_ND = queries(vector_ND, self.width)
+        added = self._added or Segment.empty(self.width)
+        first = 1 + int(added.row_S.max(initial=self._faiss.ntotal - 1))
+        row_N = first + np.arange(len(vector_ND)) if row_N is None else np.asarray(row_N, np.int64)
+        if row_N.shape != (len(vector_ND),) or row_N.min(initial=first) < self._faiss.ntotal or len(np.unique(row_N)) < len(row_N):
+            raise ValueError(f"rows {row_N} for {len(vector_ND)} vectors; expected each once and none below {self._faiss.ntotal}")
+        if len(row_N):
+            self._added = added.with_rows(vector_ND, row_N)
+
     def save(self, path: Path | str) -> None:
-        """Write one file that `open` reads on any machine, with a GPU or without; faiss's own format."""
+        """Write one file that `open` reads on any machine, with a GPU or without; faiss's own format.
+
+        Raises:
+            ValueError: vectors were added: build an index of all.
+        """
+        if self._added is not None:
+            raise ValueError(f"{len(self._added.row_S)} vectors were added since this index was built; build one of all to save it")
         plain = faiss.index_gpu_to_cpu(self._faiss) if _gpu_count() and self.kind != "hnsw" else self._faiss
         faiss.write_index(plain, str(path))
 
@@ -127,7 +160,7 @@ def exact(vector_ID: np.ndarray) -> Index:
     Raises:
         ValueError: the vectors (fp16 or fp32) are not (I, D) and finite, or there are none. So do the builders below.
     """
-    vector_ID = _catalogue(vector_ID)
+    vector_ID = catalogue(vector_ID)
     index = _placed(faiss.IndexFlatIP(vector_ID.shape[1]))
     index.add(vector_ID)
     return Index("exact", index)
@@ -150,7 +183,7 @@ def ivf_sq8(
     Raises:
         ValueError: more cells than vectors to learn them from, or more probes than cells.
     """
-    vector_ID = _catalogue(vector_ID)
+    vector_ID = catalogue(vector_ID)
     item_count = len(vector_ID)
     nlist = min(round(4 * math.sqrt(item_count)), item_count) if nlist is None else nlist
     train_sample = min(item_count, TRAIN_PER_LIST * nlist) if train_sample is None else train_sample
@@ -189,7 +222,7 @@ def hnsw(
     Raises:
         ValueError: a parameter below 1, or fewer than 2 links.
     """
-    vector_ID = _catalogue(vector_ID)
+    vector_ID = catalogue(vector_ID)
     if links < 2 or ef_construction < 1 or (ef_search is not None and ef_search < 1):
         raise ValueError(f"links {links}, ef_construction {ef_construction}, ef_search {ef_search}; expected at least 2, 1 and 1")
     faiss.omp_set_num_threads(os.cpu_count() or 1)
@@ -245,33 +278,11 @@ def _enough_queue(graph: faiss.IndexHNSW, vector_ID: np.ndarray, query_BD: np.nd
 def _sample(vector_ID: np.ndarray, query_BD: np.ndarray | None) -> np.ndarray:
     if query_BD is None:
         return vector_ID[_evenly(len(vector_ID), min(PROBE_QUERIES, len(vector_ID)))]
-    return _queries(query_BD, vector_ID.shape[1])
+    return queries(query_BD, vector_ID.shape[1])
 
 
 def _evenly(total: int, wanted: int) -> np.ndarray:
     return np.linspace(0, total - 1, wanted).astype(np.int64)
-
-
-def _vectors(vector: np.ndarray, what: str) -> np.ndarray:
-    if vector.ndim != 2 or not vector.shape[1]:
-        raise ValueError(f"{what} have shape {vector.shape}; expected two dimensions, one row each")
-    if not np.isfinite(vector).all():
-        raise ValueError(f"{what}: row {int(np.argmin(np.isfinite(vector).all(1)))} is not finite; the model that made it has diverged")
-    return np.ascontiguousarray(vector, np.float32)
-
-
-def _catalogue(vector_ID: np.ndarray) -> np.ndarray:
-    vector_ID = _vectors(vector_ID, "item vectors")
-    if not len(vector_ID):
-        raise ValueError("no item vectors to index; the catalogue is empty")
-    return vector_ID
-
-
-def _queries(query_BD: np.ndarray, width: int) -> np.ndarray:
-    query_BD = _vectors(query_BD, "queries")
-    if query_BD.shape[1] != width:
-        raise ValueError(f"queries are {query_BD.shape[1]} wide, the index {width}; they come from different models")
-    return query_BD
 
 
 def _gpu_count() -> int:

@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from serve.likeness import unit
+
 
 class Selection(NamedTuple):
     """What was chosen, first to last, and why in that order.
 
     `order_N` int64 positions among the candidates; `similarity_N` float32, the cosine to the most alike item chosen before it (0 for
-    the first); `score_N` float32, λ·relevance − (1 − λ)·similarity when it was chosen.
+    the first); `score_N` float32, what was largest when it was chosen: λ·relevance − (1 − λ)·similarity for MMR. `dpp` and `calibration`
+    return the same type and say what differs.
     """
 
     order_N: np.ndarray
@@ -40,28 +43,35 @@ def select(relevance_K: np.ndarray, vector_KD: np.ndarray, *, count: int, mmr_la
     Raises:
         ValueError: λ outside [0, 1], a negative count, shapes that do not agree, or a relevance or vector that is not finite.
     """
+    left_K = checked(relevance_K, vector_KD, count, mmr_lambda) * np.float32(mmr_lambda)
+    unit_KD = unit(vector_KD)
+    count = min(count, len(left_K))
+    order_N, similarity_N, score_N = np.empty(count, np.int64), np.zeros(count, np.float32), np.empty(count, np.float32)
+    weight = np.float32(1 - mmr_lambda)
+    closest_K, score_K, cosine_K = np.zeros_like(left_K), np.empty_like(left_K), np.empty_like(left_K)
+    for step in range(count):
+        np.subtract(left_K, np.multiply(closest_K, weight, out=score_K), out=score_K)
+        chosen = int(score_K.argmax())
+        order_N[step], similarity_N[step], score_N[step] = chosen, closest_K[chosen], score_K[chosen]
+        left_K[chosen] = -np.inf  # once is enough
+        np.matmul(unit_KD, unit_KD[chosen], out=cosine_K)
+        closest_K = np.maximum(closest_K, cosine_K) if step else cosine_K.copy()
+    return Selection(order_N, similarity_N, score_N)
+
+
+def checked(relevance_K: np.ndarray, other_KX: np.ndarray, count: int, mmr_lambda: float) -> np.ndarray:
+    """`relevance_K` as float32, where the arguments of a selection can be meant; `other_KX` has a row for each candidate.
+
+    Raises:
+        ValueError: λ outside [0, 1], a negative count, shapes that do not agree, or a relevance that is not finite.
+    """
     if not 0 <= mmr_lambda <= 1:
         raise ValueError(f"mmr_lambda is {mmr_lambda}; expected a number from 0 (only diversity) to 1 (only relevance)")
     if count < 0:
         raise ValueError(f"count is {count}; expected at least 0")
-    if relevance_K.ndim != 1 or vector_KD.ndim != 2 or len(relevance_K) != len(vector_KD):
-        raise ValueError(f"relevance {relevance_K.shape} and vectors {vector_KD.shape} do not agree; expected (K,) and (K, D)")
-    left_K = relevance_K.astype(np.float32) * np.float32(mmr_lambda)
-    vector_KD = np.ascontiguousarray(vector_KD, np.float32)
-    length_K = np.sqrt(np.einsum("kd,kd->k", vector_KD, vector_KD))
-    if not (np.isfinite(left_K).all() and np.isfinite(length_K).all()):
-        raise ValueError("a relevance or a vector is not finite; MMR cannot order it")
-    inverse_K = np.divide(1.0, length_K, out=np.zeros_like(length_K), where=length_K > 0)
-
-    count = min(count, len(left_K))
-    order_N, similarity_N, score_N = np.empty(count, np.int64), np.zeros(count, np.float32), np.empty(count, np.float32)
-    weight = np.float32(1 - mmr_lambda)
-    closest_K = np.zeros_like(left_K)
-    for step in range(count):
-        score_K = left_K - weight * closest_K
-        chosen = int(score_K.argmax())
-        order_N[step], similarity_N[step], score_N[step] = chosen, closest_K[chosen], score_K[chosen]
-        left_K[chosen] = -np.inf  # once is enough
-        cosine_K = vector_KD @ vector_KD[chosen] * (inverse_K * inverse_K[chosen])
-        closest_K = cosine_K if step == 0 else np.maximum(closest_K, cosine_K)
-    return Selection(order_N, similarity_N, score_N)
+    if relevance_K.ndim != 1 or other_KX.ndim != 2 or len(relevance_K) != len(other_KX):
+        raise ValueError(f"relevance {relevance_K.shape} and rows {other_KX.shape} do not agree; expected (K,) and one row for each")
+    relevance_K = relevance_K.astype(np.float32)
+    if not np.isfinite(relevance_K).all():
+        raise ValueError("a relevance is not finite; it has no place in an order")
+    return relevance_K

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -36,7 +37,7 @@ BUDGETS: Mapping[str, Budget] = {
     "explore": Budget(50, 250),
     "because": Budget(200, 250),
     "similar": Budget(500, 250),
-    "half watched": Budget(20, 250),
+    "begun": Budget(20, 250),
 }
 """What each of `serve.sources.usual` may cost unless the configuration says otherwise."""
 
@@ -53,16 +54,28 @@ class Panel:
         self._sources = {source.name: source for source in sources}
         self._budgets = dict(budgets)
         self._threads = {source.name: ThreadPoolExecutor(THREADS_EACH, f"source-{source.name}") for source in sources}
+        self.missing: dict[str, str] = {}  # why each source was, the last time it was asked; none that was there
 
-    def propose(self, names: Sequence[str], ask: Ask) -> tuple[Candidates, dict[str, str], int]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources there are, in the order of their bits."""
+        return tuple(self._sources)
+
+    def source(self, name: str) -> Source:
+        """The source of this name."""
+        return self._sources[name]
+
+    def propose(
+        self, names: Sequence[str], ask: Ask, share_of: Mapping[str, float] = MappingProxyType({})
+    ) -> tuple[Candidates, dict[str, str], int]:
         """(what the sources `names` proposed, merged; why a source is missing, by its name; how many candidates were too many).
 
-        A source that is late is left behind, one that fails is logged; neither stops the others.
+        `share_of` says what part of its budget of candidates a source may spend, all where it says nothing. A source that is late is left
+        behind, one that fails is logged; neither stops the others.
         """
         start = time.monotonic()
-        futures = {
-            name: self._threads[name].submit(self._sources[name].propose, ask, self._budgets[name].candidates) for name in names
-        }  # fmt: skip
+        count_of = {name: self._count(name, share_of) for name in names}
+        futures = {name: self._threads[name].submit(self._sources[name].propose, ask, count) for name, count in count_of.items() if count}
         proposals, missing = [], {}
         for name, future in futures.items():
             left_s = self._budgets[name].timeout_ms / 1000 - (time.monotonic() - start)
@@ -70,15 +83,28 @@ class Panel:
                 error = future.exception(timeout=max(left_s, 0))
             except TimeoutError:
                 future.cancel()
-                missing[name] = "late"
+                missing[name] = self.missing[name] = "late"
                 continue
             if error is not None:
                 logger.error("source %s failed: %r", name, error, exc_info=error)
-                missing[name] = "failed"
+                missing[name] = self.missing[name] = "failed"
                 continue
+            self.missing.pop(name, None)
             proposals.append((self._bit[name], future.result()))
         candidates, cut = merge(proposals)
         return candidates, missing, cut
+
+    def alone(self, name: str, ask: Ask, share_of: Mapping[str, float]) -> np.ndarray:
+        """What one source proposes, best first, asked without others and waited for: int64 item rows."""
+        count = self._count(name, share_of)
+        return self._sources[name].propose(ask, count) if count else np.zeros(0, np.int64)
+
+    def _count(self, name: str, share_of: Mapping[str, float]) -> int:
+        return round(self._budgets[name].candidates * share_of.get(name, 1.0))
+
+    def names_of(self, source: int) -> tuple[str, ...]:
+        """The sources whose bits are set."""
+        return tuple(name for name, bit in self._bit.items() if source >> bit & 1)
 
     def proposed_by(self, candidates: Candidates, name: str) -> np.ndarray:
         """Which candidates the source `name` proposed: bool (K)."""

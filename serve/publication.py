@@ -2,6 +2,7 @@
 
     <root>/<version>/                the releases; what they hold is in `Release`
     <root>/current -> <version>      what is served; moves last and in one step
+    <root>/challenger -> <version>   what is served beside it to some users, where there is one
     <root>/promotions.json           {version: the version that was current before it}
 
 A rollback goes to the version that was current before, a second rollback to the one before that: never forth again. What was rolled
@@ -20,7 +21,7 @@ from pathlib import Path
 from serve.manifest import MANIFEST, ReleaseError, flush, verify, write_whole
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-CURRENT, PROMOTIONS = "current", "promotions.json"
+CURRENT, CHALLENGER, PROMOTIONS = "current", "challenger", "promotions.json"
 
 
 def publish(staging: Path, root: Path, version: str) -> Path:
@@ -31,9 +32,17 @@ def publish(staging: Path, root: Path, version: str) -> Path:
     Raises:
         ReleaseError: it is not whole, sealed under another version, or the name is taken or no name. What was current stays so.
     """
+    path = shelve(staging, root, version)
+    with _alone(Path(root)):
+        _promote(Path(root), version)
+    return path
+
+
+def shelve(staging: Path, root: Path, version: str) -> Path:
+    """Make a sealed folder a release of `root` that nobody is served from yet; its new path. Raises as `publish`."""
     staging, root = Path(staging), Path(root)
     path = _named(root, version)
-    if version == CURRENT:
+    if version in (CURRENT, CHALLENGER):
         raise ReleaseError(path, version, "is what the link is called", "choose another version")
     sealed = verify(staging).version
     if sealed != version:
@@ -49,12 +58,12 @@ def publish(staging: Path, root: Path, version: str) -> Path:
             raise ReleaseError(path, version, f"could not take the place of {staging} ({error})", remedy) from error
         path.chmod(0o755)  # a folder from tempfile is closed to all others, and Triton may run as another user
         flush(root)
-        _promote(root, version)
     return path
 
 
 def promote(root: Path, version: str) -> None:
     """Make a published release current, whole as it must be. One that lies behind the current one is gone back to, as if by rollbacks.
+    The challenger, promoted, challenges no more.
 
     Raises:
         ReleaseError: it is not there or not whole. What was current stays so.
@@ -78,8 +87,58 @@ def rollback(root: Path) -> str:
         if before is None:
             raise ReleaseError(root, CURRENT, f"is {now!r} and nothing was current before it", "publish another release")
         verify(_named(root, before))
-        _point(root, before)
+        _serve(root, before)
     return before
+
+
+def challenge(root: Path, version: str) -> None:
+    """Have a published release served beside the current one, in place of an earlier challenger.
+
+    Raises:
+        ReleaseError: it is not there or not whole, it is the current one, or there is none to challenge. What challenged goes on.
+    """
+    root = Path(root)
+    verify(_named(root, version))
+    with _alone(root):
+        if _pointed(root) == version:
+            raise ReleaseError(root, CHALLENGER, f"cannot be {version!r}, which is current", "challenge with another release")
+        _point(root, CHALLENGER, version)
+
+
+def challenger(root: Path) -> str | None:
+    """The version that is served beside the current one, or None. Whether it is whole is found out by opening it."""
+    root = Path(root)
+    link = root / CHALLENGER
+    try:
+        version = os.readlink(link)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReleaseError(root, CHALLENGER, f"is no link ({error.strerror})", "remove it, and challenge again") from error
+    return None if version == _pointed(root) else version  # a crash while it was promoted may have left the link
+
+
+def drop_challenger(root: Path) -> str | None:
+    """Serve the current release alone; the version that challenged it, None where nothing did. The release stays on disk."""
+    root = Path(root)
+    with _alone(root):
+        version = challenger(root)
+        (root / CHALLENGER).unlink(missing_ok=True)
+        flush(root)
+    return version
+
+
+def line(root: Path) -> tuple[str, ...]:
+    """The version that `current` names, then the one that was current before it, and so on: whether or not they are whole, or there.
+
+    Raises:
+        ReleaseError: nothing was published in `root`, or promotions.json cannot be read.
+    """
+    root = Path(root)
+    before, found = _predecessors(root), [_pointed(root)]
+    while (earlier := before.get(found[-1])) is not None:
+        found.append(earlier)
+    return tuple(found)
 
 
 def current(root: Path) -> str:
@@ -117,13 +176,20 @@ def _promote(root: Path, version: str) -> None:
         behind = before.get(behind)
     if behind is None:  # not among those behind the current one, so the line of predecessors stays free of rings
         write_whole(root / PROMOTIONS, json.dumps(before | {version: now}, indent=1))
-    _point(root, version)
+    _serve(root, version)
 
 
-def _point(root: Path, version: str) -> None:
-    passing = root / f".{CURRENT}-{uuid.uuid4().hex}"
+def _serve(root: Path, version: str) -> None:
+    _point(root, CURRENT, version)
+    if (root / CHALLENGER).is_symlink() and os.readlink(root / CHALLENGER) == version:
+        (root / CHALLENGER).unlink()
+        flush(root)
+
+
+def _point(root: Path, link: str, version: str) -> None:
+    passing = root / f".{link}-{uuid.uuid4().hex}"
     passing.symlink_to(version, target_is_directory=True)
-    passing.replace(root / CURRENT)
+    passing.replace(root / link)
     flush(root)
 
 

@@ -3,94 +3,56 @@
     recommender = Recommender.load("releases/current", "127.0.0.1:8001", store=store)
     slate = recommender.recommend(Request("42", timestamp=now_ms))
 
-A request reads downward in `Recommender._personal`. Shapes: B = 1 · D width · E events · K candidates · N slate.
+A request reads downward in `Recommender.course` and `_personal`. Shapes: B = 1 · D width · E events · K candidates · H heads · N slate.
 """
 
 import logging
-import tempfile
-import time
-import uuid
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from data.features import HOUR_MS
-from serve import explain, filters, golden
-from serve.contract import Candidates, History, Recommendation, Request, Slate, UserFields
-from serve.limits import check, check_count
-from serve.mmr import mmr
-from serve.panel import Budget, Panel
+from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
+from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
+from serve.cold_start import Quiz, shares
+from serve.contract import Candidates, Known, Precomputed, Recommendation, Request, Slate, UserFields
+from serve.course import NOBODY, SOURCES_OF, Course, Policy
+from serve.explain import Causes
+from serve.histories import NOTHING
+from serve.limits import check
+from serve.page import Scored
+from serve.panel import BUDGETS, Budget, Panel
 from serve.release import Release
 from serve.scoring import Person, Scorer, pack, person
-from serve.sources import Ask, Collaborative, HalfWatched, Popular, Similar
-from serve.sqlite_store import SqliteStore
-from serve.tops import Tops
-from serve.trends import Trends
+from serve.sources import Ask, Source, resting
+from serve.store import Store, StoreError
+from serve.tally import Tally
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
-BUDGETS: Mapping[str, Budget] = {
-    "collaborative": Budget(500, 250),
-    "popular": Budget(100, 250),
-    "similar": Budget(500, 250),
-    "half watched": Budget(20, 250),
-}
-SOURCES_OF = {
-    "homepage": ("collaborative", "popular"),
-    "item": ("similar",),
-    "continue": ("half watched", "collaborative", "popular"),
-    "search-empty": ("popular",),
-}
-NOBODY = ("popular",)
 PATIENCE_MS = 30_000  # of the golden check: a server that just started is slow to its first callers
-
-
-class UnknownItem(LookupError):
-    """No such item in the release's catalogue. The message is a sentence that names it."""
-
-    def __init__(self, item_id: str, version: str):
-        super().__init__(f"There is no item {item_id!r} in the catalogue of release {version}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What one request cost, stage by stage in ms, and what it lost on the way, reason by reason."""
-
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    start: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_ms[name] = self.stage_ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
-
-    def drop(self, counts: Mapping[str, int]) -> None:
-        for why, count in counts.items():
-            if count:
-                self.dropped[why] = self.dropped.get(why, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """One release, the Triton server that runs its models and the store that remembers users. Safe to share between threads."""
+    """One release, the Triton server that runs its models and the store that remembers users. Safe to share between threads.
+
+    `on_query` is told every live query (1, D); it must not wait.
+    """
 
     release: Release
-    store: SqliteStore
+    store: Store
     scorer: Scorer
     panel: Panel
+    policy: Policy
+    quiz: Quiz
     last_hour: int  # since 1970 UTC: the hour after the log's last
+    on_query: Callable[[np.ndarray], None]
 
     @classmethod
-    def load(cls, release_path: Path | str, triton_url: str, *, store: SqliteStore | None = None) -> Self:
+    def load(cls, release_path: Path | str, triton_url: str, *, store: Store | None = None) -> Self:
         """Open a release, connect to the server and compare both with the answers recorded at export.
 
         Without a `store`, users are known by the histories of the release, and what is appended to them is gone with the process.
@@ -100,191 +62,247 @@ class Recommender:
             TritonError: the server does not answer.
         """
         release = Release.open(release_path)
-        return cls.verified(release, Client(triton_url), store=store or _passing_store(release))
+        return cls.verified(release, Client(triton_url), store=store or slates.passing_store(release))
 
     @classmethod
-    def verified(cls, release: Release, client: Client, *, store: SqliteStore, budgets: Mapping[str, Budget] = BUDGETS) -> Self:
+    def verified(
+        cls, release: Release, client: Client, *, store: Store, budgets: Mapping[str, Budget] = BUDGETS, policy: Policy | None = None,
+        sources: Sequence[Source] | None = None, on_query: Callable[[np.ndarray], None] = lambda _: None,
+    ) -> Self:  # fmt: skip
         """A recommender whose models were just seen to answer as they did at export. Raises as `load`."""
-        patient = Client(client.url, timeout_ms=PATIENCE_MS)
-        release.check_golden(patient)
-        asked = cls.of(
-            release, patient, store=store, budgets={name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
-        )
+        asked = cls.patient(release, client.url, store=store)
+        release.check_golden(asked.scorer.client)
         golden.check_slates(asked)
+        golden.warm(asked)
         asked.close()
         logger.info("release %s: %s answers as it did at export", release.manifest.version, client.url)
-        return cls.of(release, client, store=store, budgets=budgets)
+        return cls.of(release, client, store=store, budgets=budgets, policy=policy, sources=sources, on_query=on_query)
 
     @classmethod
-    def of(cls, release: Release, client: Client, *, store: SqliteStore, budgets: Mapping[str, Budget] = BUDGETS) -> Self:
-        """A recommender whose golden answers nobody compared: what export records them with."""
-        vector_ID = release.items[:, release.manifest.width :]
-        regions, days = release.vocabulary.region.words, release.release_day_I
-        tops = Tops.of(Trends.open(release.path, release.manifest, release_day_I=days, words=regions))
-        popular = Popular(lambda: tops, tops.trends.last_hour)
-        sources = (Collaborative(release.index), Similar(release.index, vector_ID), HalfWatched(), popular)
-        return cls(release, store, Scorer(release, client), Panel(sources, budgets), popular.last_hour)
+    def patient(cls, release: Release, triton_url: str, *, store: Store) -> Self:
+        """A recommender with time: whose answers depend on what is known and not on how busy the machine is. Nobody compared its
+        answers."""
+        slow = {name: Budget(usual.candidates, PATIENCE_MS) for name, usual in BUDGETS.items()}
+        client = Client(triton_url, timeout_ms=PATIENCE_MS)
+        return cls.of(release, client, store=store, budgets=slow, policy=Policy(deadline_ms=PATIENCE_MS))
+
+    @classmethod
+    def of(
+        cls, release: Release, client: Client, *, store: Store, budgets: Mapping[str, Budget] = BUDGETS, policy: Policy | None = None,
+        sources: Sequence[Source] | None = None, on_query: Callable[[np.ndarray], None] = lambda _: None,
+    ) -> Self:  # fmt: skip
+        """A recommender whose golden answers nobody compared: what export records them with. `sources` are the release's own, unless
+        told."""
+        panel = Panel(resting(release) if sources is None else sources, budgets)
+        last_hour = int((release.clock.key & 0xFFFFFFFF).max(initial=-1)) + 1
+        quiz = Quiz.open(release.path)
+        return cls(release, store, Scorer(release, client, quiz.priors), panel, policy or Policy(), quiz, last_hour, on_query)
 
     def recommend(self, request: Request) -> Slate:
-        """The slate for a request, from what the store knows of the user.
+        """The slate for a request, from what the store knows of the user: precomputed where that will do, else made now.
 
-        While Triton does not answer, the slate is made without models; `answered_by` says so.
+        While Triton or the store does not answer, the slate is made without; `answered_by` says so.
 
         Raises:
             InvalidRequest: a field is out of bounds.
             UnknownItem: `item_id` is not in the catalogue.
         """
         check(request)
-        tally = Tally()
+        tally = Tally(self.policy.deadline_ms)
         with tally.stage("history"):
-            history, fields = self.store.history(request.user_id), self.store.fields(request.user_id) or UserFields()
-        return self.answer(request, history, fields, tally)
+            try:
+                known = self.store.read(request.user_id)
+            except StoreError as error:
+                logger.warning("request %s answered without the user's history: %s", request.request_id, error)
+                tally.drop({slates.NO_HISTORY: 1})
+                known = Known(NOTHING, UserFields())
+        if precompute.why_live(self.policy.ahead, request, known, self.release.manifest.version) is None:
+            return slates.precomputed(self, request, known, tally, "precomputed")
+        return self.answer(request, known, tally)
 
-    def answer(self, request: Request, history: History, fields: UserFields, tally: Tally | None = None) -> Slate:
-        """`recommend`, for a user of whom exactly this is known: unless a source is late, the same request gets the same answer."""
-        tally = tally or Tally()
-        item_row = None if request.item_id is None else self._row(request.item_id)
-        who, unknown = person(self.release, request, history, fields)
-        # a release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday, not another popularity
-        who = replace(who, now=max(who.now, self.last_hour * HOUR_MS))
-        tally.drop({"event of an unknown item": unknown})
+    def answer(self, request: Request, known: Known, tally: Tally | None = None) -> Slate:
+        """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same
+        answer."""
+        tally = tally or Tally(self.policy.deadline_ms)
         before = dict(tally.dropped)
         try:
-            return self._personal(request, who, item_row, tally)
+            return self._personal(request, known, tally)
         except TritonError as error:
             logger.warning("request %s answered without models: %s", request.request_id, error)
-            return self._without_models(request, who, item_row, replace(tally, dropped=before))
+            return slates.without_models(self, request, known, replace(tally, dropped=before))
 
-    def _personal(self, request: Request, who: Person, item_row: int | None, tally: Tally) -> Slate:
-        nobody = not len(who.item_row_E)
-        with tally.stage("user_tower"):
-            history = pack(who, self.release.manifest.history_length)
-            query_BD = self.scorer.query(history, who.moment_BC)
-        with tally.stage("sources"):
-            names = NOBODY if nobody and request.context != "item" else SOURCES_OF[request.context]
-            candidates, missing, cut = self.panel.propose(names, Ask(who, query_BD, item_row, request.region, request.timestamp))
-        with tally.stage("filters"):
-            candidates = self._filter(candidates, who, item_row, tally)
-        with tally.stage("ranker"):
-            (probability_K,) = self.scorer.probability(query_BD, history, who.moment_BC, candidates.item_row_K, who.now)
-            candidates, probability_K = self._finite(candidates, probability_K, tally)
-        with tally.stage("mmr"):
-            order_N = self._arrange(candidates, probability_K, request)
-            shown, probability_N = _take(candidates, order_N), probability_K[order_N]
-        with tally.stage("explain"):
-            cause = explain.no_causes(len(order_N))
-            if item_row is None:
-                cause = explain.causes(self.scorer, who, shown.item_row_K, probability_N)
-            said = self._say(shown, cause, item_row, nobody)
-        tally.drop({f"source {name}: {why}": 1 for name, why in missing.items()} | {"too many candidates": cut})
-        by = "personalised" if not nobody else "popular" if item_row is None else "similar"
-        without = f" (without {', '.join(missing)})" if missing else ""
-        return self._slate(request.request_id, shown, probability_N.tolist(), said, by + without, tally)
-
-    def _without_models(self, request: Request, who: Person, item_row: int | None, tally: Tally) -> Slate:
-        """What can be said while no model answers: what is popular, or lies near the item asked about, in that order, unscored."""
-        name = "similar" if request.context == "item" else "popular"
-        with tally.stage("sources"):
-            candidates, missing, cut = self.panel.propose([name], Ask(who, None, item_row, request.region, request.timestamp))
-        with tally.stage("filters"):
-            candidates = self._filter(candidates, who, item_row, tally)
-        shown = _take(candidates, np.arange(len(candidates.item_row_K))[: request.count])
-        said = self._say(shown, explain.no_causes(len(shown.item_row_K)), item_row, nobody=True)
-        tally.drop(
-            {f"source {source}: {why}": 1 for source, why in missing.items()} | {"ranking unavailable": 1, "too many candidates": cut}
-        )
-        return self._slate(request.request_id, shown, [None] * len(said), said, f"{name} (ranking unavailable)", tally)
-
-    def similar(self, item_id: str, count: int) -> Slate:
-        """The items nearest to one item by retrieval vector; `score` is the cosine. No user, no model.
+    def course(self, request: Request, known: Known, tally: Tally) -> Course:
+        """A request's way to its page, stage by stage.
 
         Raises:
-            InvalidRequest: `count` is out of bounds.
-            UnknownItem: the item is not in the catalogue.
+            TritonError: a model did not answer.
+            UnknownItem: `item_id` is not in the catalogue.
         """
-        check_count(count)
-        item_row, tally, width = self._row(item_id), Tally(), self.release.manifest.width
+        scorer, who = self.scorer.until(tally.deadline), self.person(request, known, tally)
+        with tally.stage("user_tower"):
+            history = pack(who, self.release.manifest.history_length)
+            query_BD = scorer.query(history, who.moment_BC, who.taste_D)
+            self.on_query(query_BD)
         with tally.stage("sources"):
-            _, near_BK = self.release.index.search(self.release.items[[item_row], width:].astype(np.float32), count + 1)
-            row_N = near_BK[0][(near_BK[0] >= 0) & (near_BK[0] != item_row)][:count]
-        vector_ND = self.release.items[np.append(row_N, item_row), width:].astype(np.float32)
-        vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
-        cosine_N = vector_ND[:-1] @ vector_ND[-1]
-        order_N = np.argsort(-cosine_N, kind="stable")  # vectors need not be of one length, and the index goes by the inner product
-        row_N, cosine_N = row_N[order_N], cosine_N[order_N]
-        shown = Candidates(row_N, np.zeros(len(row_N), np.int64))
-        said = self._say(shown, explain.no_causes(len(row_N)), item_row, nobody=True)
-        return self._slate(uuid.uuid4().hex, shown, cosine_N.tolist(), said, "similar", tally)
+            names, share_of = self.asked(request, who, len(known.answers))
+            proposed, missing, cut = self.panel.propose(names, self.ask(request, who, query_BD), share_of)
+            tally.drop({"candidates beyond the limit": cut})
+        with tally.stage("filters"):
+            stays = self.stays(request, known, who, proposed)
+            candidates, dropped = filters.keep(proposed, stays)
+            tally.drop(dropped)
+        with tally.stage("ranker"):
+            value_KH = scorer.values(query_BD, history, who.moment_BC, candidates.item_row_K, who.now)[0]
+            candidates, value_KH = self._finite(candidates, value_KH, tally)
+        with tally.stage("slate"):
+            factors, scored = self._scored(candidates, value_KH, who)
+            chosen = page.arrange(
+                scored, self.release.catalogue, self.policy.rules, request, reserved=self._reserved(request, who),
+                share_G=genre_share(self.release.catalogue.genre_IG, history)[0],
+                history_vector_ED=self._liked_vectors(history), now=who.now,
+            )  # fmt: skip
+            tally.drop({f"rule: {name}": count for name, count in chosen.skipped.items()})
+        return Course(who, history, query_BD, proposed, missing, stays, candidates, value_KH, factors, scored, chosen)
+
+    def _personal(self, request: Request, known: Known, tally: Tally) -> Slate:
+        course = self.course(request, known, tally)
+        with tally.stage("slate"):  # the page is fixed; from here on chance may enter
+            drawn, order_N, kind_N = self._draw(request, course)
+        told = self._told(request, course, order_N, kind_N, tally)
+        tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
+        return slates.slate(self, request, told, self._answered_by(request, course, tally), tally, drawn)
+
+    def _told(
+        self, request: Request, course: Course, order_N: np.ndarray, kind_N: Sequence[str], tally: Tally
+    ) -> tuple[Recommendation, ...]:
+        """What is shown at these candidate positions, and why."""
+        row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
+        with tally.stage("explain"):
+            cause = self._causes(request, course, row_N, probability_N, tally)
+        with tally.stage("rows"):
+            said = self._say(request, course, row_N, kind_N, cause)
+            shown = Candidates(row_N, course.candidates.source_K[order_N])
+            return slates.recommendations(self, shown, probability_N.tolist(), said)
+
+    def scored(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """What a page of this request is chosen from: probabilities float32 (K) and retrieval vectors fp16 (K, D). Raises as `course`."""
+        scored = self.course(request, self.store.read(request.user_id), Tally()).scored
+        return scored.probability_K, scored.vector_KD
+
+    def person(self, request: Request, known: Known, tally: Tally) -> Person:
+        """Who asks, in rows. A release knows items and users as they stood when its log ended: an earlier time chooses hour and weekday,
+        not another popularity."""
+        who, unknown = person(self.release, request, known.history, known.fields)
+        tally.drop({"event of an unknown item": unknown})
+        taste_D = None
+        if known.answers:
+            row_of = self.release.catalogue.row_of
+            taste_D = self.quiz.taste({row_of[item]: liked for item, liked in known.answers if item in row_of})
+        return replace(who, now=max(who.now, self.last_hour * HOUR_MS), taste_D=taste_D)
+
+    def asked(self, request: Request, who: Person, answered: int) -> tuple[tuple[str, ...], Mapping[str, float]]:
+        """Which sources are asked, and what share of its budget each may spend: the fewer events, the less is left to collaboration."""
+        nobody = not len(who.item_row_E) and who.taste_D is None
+        names = NOBODY if nobody and request.context == "homepage" else SOURCES_OF[request.context]
+        told = len(who.item_row_E) + answered  # an answer of the quiz says as much as an event
+        return names, shares(told) if request.context == "homepage" and not nobody else {}
+
+    def ask(self, request: Request, who: Person, query_BD: np.ndarray | None) -> Ask:
+        """What the sources are told."""
+        item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
+        return Ask(who, query_BD, item_row, who.region, request.timestamp)
+
+    def stays(self, request: Request, known: Known, who: Person, proposed: Candidates) -> dict[str, np.ndarray]:
+        """What each filter says of what was proposed: bool (K) by the reason of a drop."""
+        row_K, catalogue = proposed.item_row_K, self.release.catalogue
+        did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
+        begun_K = self.panel.proposed_by(proposed, "begun")
+        shown_K = np.array([known.shown.get(catalogue.item_ids[row], 0) for row in row_K.tolist()] if known.shown else np.zeros(len(row_K)))
+        item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
+        return {
+            "already watched": filters.not_watched(row_K, **did) | begun_K,
+            "not wanted": filters.not_blocked(row_K, **did),
+            "made for older people": filters.of_age(catalogue.maturity_I[row_K], age=who.age),
+            "not available in the region": catalogue.available(row_K, who.region),
+            "the item itself": filters.not_the_same(row_K, item_row=item_row),
+            "shown often enough": filters.not_too_often(shown_K, most=self.policy.rules.shown_most) | begun_K,
+        }
+
+    def _finite(self, candidates: Candidates, value_KH: np.ndarray, tally: Tally) -> tuple[Candidates, np.ndarray]:
+        """Without candidates to which the ranker gave no number: a broken model must not break a page, nor hide."""
+        finite_K = np.isfinite(value_KH).all(1)
+        if len(finite_K) and not finite_K.any():
+            raise TritonError(f"the ranker of release {self.release.manifest.version} gives no numbers")
+        candidates, dropped = filters.keep(candidates, {"score is not a number": finite_K})
+        tally.drop(dropped)
+        return candidates, value_KH[finite_K]
+
+    def _scored(self, candidates: Candidates, value_KH: np.ndarray, who: Person) -> tuple[dict[str, np.ndarray], Scored]:
+        row_K, probability_K = candidates.item_row_K, value_KH[:, self.release.manifest.relevance_head]
+        factors = rules.boosted(self.policy.rules.boosts, self.release.catalogue, row_K, now=who.now)
+        worth_K = np.prod([probability_K, *factors.values()], axis=0).astype(np.float32)
+        proposed = {name: self.panel.proposed_by(candidates, name) for name in self.panel.names}
+        return factors, Scored(row_K, probability_K, worth_K, self.scorer.vectors(row_K), proposed)
+
+    def _reserved(self, request: Request, who: Person) -> dict[int, int]:
+        editorial = self.panel.source("editorial")
+        return dict(editorial.reserved(self.ask(request, who, None)))
+
+    def _liked_vectors(self, history: PackedHistory) -> np.ndarray:
+        """Retrieval vectors of what of a history was liked, fp16 (E, D): what an item may be unlike."""
+        return self.scorer.vectors(np.unique(history.item_row_BL[0][is_liked(history.event_code_BL[0])]))
+
+    def _draw(self, request: Request, course: Course):
+        """(the draw, candidate positions and kinds of the page after it). The pool is what explore proposed and the page does not hold."""
+        order_N, kind_N = course.page.order_N.copy(), list(course.page.kind_N)
+        spots = [place - 1 for place in self.policy.rules.explore.places if place <= len(order_N)]
+        pool_E = np.setdiff1d(np.flatnonzero(course.scored.proposed["explore"]), order_N) if request.context == "homepage" else []
+        ids = self.release.catalogue.item_ids
+        position_of = {ids[course.scored.item_row_K[position]]: position for position in pool_E}
+        drawn = chance.draw(request.request_id, slots=spots, pool=tuple(position_of), epsilon=self.policy.rules.explore.epsilon)
+        for slot, item in zip(drawn.slots, drawn.drawn, strict=True) if drawn else ():
+            if item is not None:
+                order_N[slot], kind_N[slot] = position_of[item], "new"
+        return drawn, order_N, kind_N
+
+    def _causes(self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, tally: Tally) -> Causes:
+        """Reasons that were found true; none, and counted so, where the models had no time left to be asked."""
+        if request.context == "item":
+            return explain.no_causes(len(row_N))
+        try:
+            return explain.causes(self.scorer.until(tally.deadline), course.who, row_N, probability_N)
+        except TritonError as error:
+            logger.warning("request %s answered without reasons: %s", request.request_id, error)
+            tally.drop({slates.NO_REASONS: 1})
+            return explain.no_causes(len(row_N))
+
+    def _say(self, request: Request, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
+        catalogue = self.release.catalogue
+        if request.item_id is not None:
+            title = catalogue.titles[slates.row_of(self.release, request.item_id)]
+            return [(f"Similar to {title}", f"More like {title}")] * len(row_N)
+        if not len(course.who.item_row_E) and course.who.taste_D is None:
+            kind_N = [kind or "popular" for kind in kind_N]  # for nobody in particular nothing is picked
+        share_G = genre_share(catalogue.genre_IG, course.history)[0]
+        shown = shelves.Shown(kind_N, cause, catalogue.genre_IG[row_N] > 0)
+        return shelves.say(shown, catalogue.titles, self.release.genres, share_G, course.who.region)
+
+    def _answered_by(self, request: Request, course: Course, tally: Tally) -> str:
+        nobody = not len(course.who.item_row_E) and course.who.taste_D is None
+        by = "personalised" if not nobody else "popular" if request.item_id is None else "similar"
+        without = [*course.missing, *(part for lost, part in slates.PARTS.items() if lost in tally.dropped)]
+        return f"{by} (without {', '.join(without)})" if without else by
+
+    def ahead(self, user_id: str, now: int) -> Precomputed:
+        """The slate of a user as it will be kept for later requests, `DEPTH` long, in the order chosen; chance enters when it is shown.
+        Raises as `course`, and StoreError."""
+        known = self.store.read(user_id)
+        request, tally = Request(user_id, now, count=precompute.DEPTH, live=True), Tally()
+        course = self.course(request, known, tally)
+        told = self._told(request, course, course.page.order_N, course.page.kind_N, tally)
+        return Precomputed(now, known.sequence, self.release.manifest.version, course.query_BD[0], told)
 
     def close(self) -> None:
         """Let go of the threads and the connection. The store belongs to whoever opened it."""
         self.panel.close()
         self.scorer.client.close()
-
-    def _row(self, item_id: str) -> int:
-        row = int(self.release.catalogue.rows((item_id,))[0])
-        if row < 0:
-            raise UnknownItem(item_id, self.release.manifest.version)
-        return row
-
-    def _filter(self, candidates: Candidates, who: Person, item_row: int | None, tally: Tally) -> Candidates:
-        row_K = candidates.item_row_K
-        watched_K = ~filters.not_watched(row_K, item_row_E=who.item_row_E, event_code_E=who.event_code_E)
-        begun_K = self.panel.proposed_by(candidates, "half watched")
-        kept, dropped = filters.keep(
-            candidates,
-            {"already watched": ~watched_K | begun_K, "the item itself": filters.not_the_same(row_K, item_row=item_row)},
-        )
-        tally.drop(dropped)
-        return kept
-
-    def _finite(self, candidates: Candidates, probability_K: np.ndarray, tally: Tally) -> tuple[Candidates, np.ndarray]:
-        """Without candidates to which the ranker gave no number: a broken model must not break a page, nor hide."""
-        finite_K = np.isfinite(probability_K)
-        if len(finite_K) and not finite_K.any():
-            raise TritonError(f"the ranker of release {self.release.manifest.version} gives no numbers")
-        candidates, dropped = filters.keep(candidates, {"score is not a number": finite_K})
-        tally.drop(dropped)
-        return candidates, probability_K[finite_K]
-
-    def _arrange(self, candidates: Candidates, probability_K: np.ndarray, request: Request) -> np.ndarray:
-        """Positions of the slate among the candidates: what was begun before what is new, and within each by MMR."""
-        begun_K = self.panel.proposed_by(candidates, "half watched")
-        order = []
-        for group in (np.flatnonzero(begun_K), np.flatnonzero(~begun_K)):
-            vector_KD = self.release.items[candidates.item_row_K[group], self.release.manifest.width :].astype(np.float32)
-            chosen = mmr(probability_K[group], vector_KD, count=min(request.count, len(group)), mmr_lambda=request.mmr_lambda)
-            order.append(group[chosen])
-        return np.concatenate(order)[: request.count]
-
-    def _say(self, shown: Candidates, cause: explain.Causes, item_row: int | None, nobody: bool) -> list[tuple[str, str]]:
-        titles = self.release.catalogue.titles
-        if item_row is not None:
-            return [(f"Similar to {titles[item_row]}", f"More like {titles[item_row]}")] * len(shown.item_row_K)
-        popular_N = self.panel.proposed_by(shown, "popular") & ~self.panel.proposed_by(shown, "collaborative")
-        begun_N = self.panel.proposed_by(shown, "half watched")
-        said = explain.say(cause, popular_N, titles, nobody=nobody)
-        return [explain.CONTINUE if begun else plain for begun, plain in zip(begun_N, said, strict=True)]
-
-    def _slate(
-        self, request_id: str, shown: Candidates, scores: Sequence[float | None], said: list[tuple[str, str]], by: str, tally: Tally
-    ) -> Slate:
-        catalogue = self.release.catalogue
-        recommendations = tuple(
-            Recommendation(catalogue.item_ids[row], catalogue.titles[row], score, reason, shelf)
-            for row, score, (reason, shelf) in zip(shown.item_row_K, scores, said, strict=True)
-        )
-        elapsed_ms = 1000 * (time.perf_counter() - tally.start)
-        return Slate(request_id, recommendations, self.release.manifest.version, by, elapsed_ms, tally.stage_ms, tally.dropped)
-
-
-def _passing_store(release: Release) -> SqliteStore:
-    folder = tempfile.TemporaryDirectory(prefix="towers-")
-    store = SqliteStore(Path(folder.name) / "live.sqlite")
-    weakref.finalize(store, folder.cleanup)
-    store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=release.manifest.version)
-    return store
-
-
-def _take(candidates: Candidates, position_N: np.ndarray) -> Candidates:
-    return Candidates(candidates.item_row_K[position_N], candidates.source_K[position_N])

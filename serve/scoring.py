@@ -3,12 +3,16 @@
 Shapes: B histories asked about together · E events of one user · L history length · D width · C moment columns · K candidates.
 """
 
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data import features
-from serve.contract import MAX_BATCH, History, Request, UserFields
+from serve.cold_start import blend
+from serve.contract import MAX_BATCH, History, ModelSpec, Request, UserFields
 from serve.release import Release
 from serve.triton import Client
 
@@ -19,13 +23,19 @@ K_STEP = 32
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks, at `now` (ms UTC): their events, oldest first, in rows and codes, and the moment (1, C)."""
+    """Who asks, at `now` (ms UTC): their events, oldest first, in rows and codes, and the moment (1, C).
+
+    `taste_D` is what the quiz found, None for who did not take it; `age` the fewest years they can have lived, None where it is not known.
+    """
 
     item_row_E: np.ndarray
     event_code_E: np.ndarray
     timestamp_E: np.ndarray
     moment_BC: np.ndarray
     now: int
+    region: str | None = None
+    age: int | None = None
+    taste_D: np.ndarray | None = None
 
 
 def person(release: Release, request: Request, history: History, fields: UserFields) -> tuple[Person, int]:
@@ -36,16 +46,19 @@ def person(release: Release, request: Request, history: History, fields: UserFie
     item_row_E = release.catalogue.rows(history.item_ids)
     known_E = item_row_E >= 0
     code_E = features.event_code(history.event_type_L, history.rating_L, liked_from=release.manifest.liked_from)
+    region = request.region if request.region is not None else fields.region
     moment_BC = features.moment(
         np.array([request.timestamp]),
         [request.device],
-        [request.region if request.region is not None else fields.region],
+        [region],
         [fields.subscription_tier],
         np.array([np.nan if fields.birth_year is None else fields.birth_year], np.float64),
         release.vocabulary,
     )
     events = (item_row_E[known_E], code_E[known_E], history.timestamp_L[known_E])
-    return Person(*events, moment_BC, request.timestamp), int((~known_E).sum())
+    year = int(1970 + request.timestamp / features.DAY_MS / 365.2425)
+    age = None if fields.birth_year is None else year - fields.birth_year - 1  # their birthday may be yet to come
+    return Person(*events, moment_BC, request.timestamp, region, age), int((~known_E).sum())
 
 
 def pack(who: Person, length: int) -> features.PackedHistory:
@@ -72,77 +85,134 @@ def pack_without(who: Person, left_out_X: np.ndarray, length: int) -> features.P
     )
 
 
+def pairs_of(history: features.PackedHistory, place_P: np.ndarray) -> features.PackedHistory:
+    """The histories at `place_P`, one for each of P pairs."""
+    return features.PackedHistory(*(array_BL[place_P] for array_BL in history.arrays()))
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """The user tower and the ranker of one release on one Triton server."""
+    """The user tower and the ranker of one release on one Triton server. Nothing is waited for beyond `deadline` (of `time.monotonic`).
+
+    `priors` is how many of a query's columns, the last, weigh popularity and are no taste.
+    """
 
     release: Release
     client: Client
+    priors: int = 0
+    deadline: float = math.inf
 
-    def query(self, history: features.PackedHistory, moment_BC: np.ndarray) -> np.ndarray:
-        """Query vectors, float32 (B, D). `moment_BC` has B rows, or one for all.
+    def until(self, deadline: float) -> "Scorer":
+        """The same, for one request."""
+        return replace(self, deadline=deadline)
+
+    def query(self, history: features.PackedHistory, moment_BC: np.ndarray, taste_D: np.ndarray | None = None) -> np.ndarray:
+        """Query vectors, float32 (B, D). `moment_BC` has B rows, or one for all. A short history leaves room to the quiz's `taste_D`.
 
         Raises:
             TritonError: the server did not answer.
         """
         moment_BC = np.broadcast_to(moment_BC, (len(history.item_row_BL), moment_BC.shape[1]))
         parts = []
-        for start in range(0, len(moment_BC), MAX_BATCH):
-            part = slice(start, start + MAX_BATCH)
+        for part in _batches(len(moment_BC)):
             row_BLD = self._input_half(history.item_row_BL[part])
-            parts += self.client.infer(
+            parts += self._ask(
                 self.release.user_tower,
                 row_BLD,
                 history.event_code_BL[part],
                 history.age_minutes_BL[part],
                 np.ascontiguousarray(moment_BC[part]),
             )
-        return np.concatenate(parts)
+        query_BD = np.concatenate(parts)
+        if taste_D is None:
+            return query_BD
+        count_B = (history.event_code_BL != features.PAD).sum(1)
+        return np.stack([blend(query_D, taste_D, int(count), priors=self.priors) for query_D, count in zip(query_BD, count_B, strict=True)])
 
-    def probability(
+    def values(
         self, query_BD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_K: np.ndarray, now: int
     ) -> np.ndarray:
-        """The relevance head's answer for the same K candidates under each of B queries: float32 (B, K).
+        """The ranker's answer for the same K candidates under each of B queries, one value a head: float32 (B, K, H).
 
         Raises:
             TritonError: the server did not answer.
         """
         count = len(item_row_K)
         if not count:
-            return np.zeros((len(query_BD), 0), np.float32)
+            return np.zeros((len(query_BD), 0, len(self.release.manifest.heads)), np.float32)
         if count > K_STEP:
             item_row_K = np.concatenate((item_row_K, np.zeros(-count % K_STEP, np.int64)))
-        candidate_KD, vector_KD = np.split(self._rows[item_row_K], 2, axis=1)
-        number_BKX = self._numbers(query_BD @ vector_KD.astype(np.float32).T, history, item_row_K, now)
-        moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))
-        parts = []
-        for start in range(0, len(query_BD), MAX_BATCH):
-            part = slice(start, start + MAX_BATCH)
-            candidate_BKD = np.broadcast_to(candidate_KD, (len(query_BD[part]), *candidate_KD.shape))
-            parts += self.client.infer(
-                self.release.ranker,
-                query_BD[part],
-                np.ascontiguousarray(moment_BC[part]),
-                np.ascontiguousarray(candidate_BKD),
-                number_BKX[part],
-            )
-        return np.concatenate(parts)[:, :count, self.release.manifest.relevance_head]
+        row_BK = np.broadcast_to(item_row_K, (len(query_BD), len(item_row_K)))
+        return self._rank(query_BD, history, moment_BC, row_BK, item_row_K[None], now)[:, :count]
 
-    def _numbers(self, dot_BK: np.ndarray, history: features.PackedHistory, item_row_K: np.ndarray, now: int) -> np.ndarray:
-        return features.candidate_numbers(
+    def probability(
+        self, query_BD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_K: np.ndarray, now: int
+    ) -> np.ndarray:
+        """The relevance head of `values`: float32 (B, K). Raises as it does."""
+        return self.values(query_BD, history, moment_BC, item_row_K, now)[:, :, self.release.manifest.relevance_head]
+
+    def pairs(
+        self, query_PD: np.ndarray, history: features.PackedHistory, moment_BC: np.ndarray, item_row_P: np.ndarray, now: int
+    ) -> np.ndarray:
+        """The relevance head for P pairs of a query (with its history, P of them) and one item each: float32 (P,).
+
+        Raises:
+            TritonError: the server did not answer.
+        """
+        row_P1 = item_row_P[:, None]
+        return self._rank(query_PD, history, moment_BC, row_P1, row_P1, now)[:, 0, self.release.manifest.relevance_head]
+
+    def _rank(
+        self,
+        query_BD: np.ndarray,
+        history: features.PackedHistory,
+        moment_BC: np.ndarray,
+        row_BK: np.ndarray,
+        told_BK: np.ndarray,
+        now: int,
+    ) -> np.ndarray:
+        """Candidates `row_BK` under each query; `told_BK` is the same, or its one row where all B share it."""
+        moment_BC = np.broadcast_to(moment_BC, (len(query_BD), moment_BC.shape[1]))
+        width = self.release.manifest.width
+        row_BKW = self._rows[told_BK]
+        vector_BKD = row_BKW[:, :, width:].astype(np.float32)
+        dot_BK = query_BD @ vector_BKD[0].T if len(told_BK) == 1 else np.einsum("bd,bkd->bk", query_BD, vector_BKD)
+        number_BKX = features.candidate_numbers(
             dot_BK=dot_BK,
-            item_row_BK=item_row_K[None],
+            item_row_BK=told_BK,
             history=history,
             now_B=np.array([now]),
             clock=self.release.clock,
             genre_IG=self.release.genre_IG,
             release_day_I=self.release.release_day_I,
         )
+        candidate_BKD = np.broadcast_to(row_BKW[:, :, :width], (*row_BK.shape, width))
+        parts = []
+        for part in _batches(len(query_BD)):
+            parts += self._ask(
+                self.release.ranker,
+                query_BD[part],
+                np.ascontiguousarray(moment_BC[part]),
+                np.ascontiguousarray(candidate_BKD[part]),
+                number_BKX[part],
+            )
+        return np.concatenate(parts)
+
+    def _ask(self, model: ModelSpec, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.client.infer(model, *arrays, within_ms=1000 * (self.deadline - time.monotonic()))
 
     @property
     def _rows(self) -> np.ndarray:
         """The item table as a plain array: indexing a memory map makes another memory map, which costs more than the rows do."""
         return np.asarray(self.release.items)
 
+    def vectors(self, item_row: np.ndarray) -> np.ndarray:
+        """The retrieval halves of rows, fp16 (…, D)."""
+        return self._rows[item_row, self.release.manifest.width :]
+
     def _input_half(self, item_row: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self._rows[item_row, : self.release.manifest.width])
+
+
+def _batches(count: int) -> Iterator[slice]:
+    return (slice(start, start + MAX_BATCH) for start in range(0, count, MAX_BATCH))

@@ -9,7 +9,10 @@ import hydra
 from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 
-from serve.panel import Budget
+from serve import precompute
+from serve.ab import arm
+from serve.panel import BUDGETS, Budget
+from serve.rules import Rules
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 Positive = Field(gt=0, allow_inf_nan=False)
@@ -28,17 +31,33 @@ class Triton:
 
 
 @dataclass(frozen=True, slots=True)
+class Arms:
+    """Which share of the users is answered by the challenger, while there is one. `salt` names the experiment: another stirs all users
+    anew."""
+
+    salt: str
+    shares: dict[Literal["champion", "challenger"], float]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The file, field by field; what each means stands there."""
 
     releases: Path
     state: Path
+    store: str | None
     time: Literal["now", "log-end"]
     host: str
     port: Annotated[int, Field(ge=0, le=65_535)]
+    deadline_ms: Annotated[float, Positive]
     history_length: Annotated[int, Positive]
+    editorial: Path | None
+    judged: Annotated[float, Field(ge=0, le=1)]
     triton: Triton
     sources: dict[str, Budget]
+    rules: Rules
+    precomputed: precompute.Rule
+    arms: Arms
 
 
 def settings(overrides: Sequence[str]) -> Settings:
@@ -52,11 +71,16 @@ def settings(overrides: Sequence[str]) -> Settings:
         cfg = hydra.compose("serve", overrides=list(overrides))
     try:
         chosen = TypeAdapter(Settings).validate_python(OmegaConf.to_container(cfg, resolve=True))
+        arm("", chosen.arms.salt, chosen.arms.shares)
     except ValidationError as error:
         found = error.errors()[0]
         name = ".".join(map(str, found["loc"]))
         raise SettingsError(f"{name}={found['input']}: {found['msg'].removeprefix('Input ')}") from error
+    except ValueError as error:
+        raise SettingsError(f"arms.shares: {error}") from error
     for name, budget in chosen.sources.items():
         if not (budget.candidates > 0 and budget.timeout_ms > 0):
             raise SettingsError(f"sources.{name}={budget}: both should be greater than 0")
+    if set(chosen.sources) != set(BUDGETS):
+        raise SettingsError(f"sources: expected exactly {', '.join(BUDGETS)}")
     return chosen

@@ -20,6 +20,7 @@ from serve.index import Index
 from serve.release import Release
 from serve.scoring import Person
 from serve.tops import Tops
+from serve.trends import Trends
 
 SEEDING = [EVENT_TYPE_CODE[name] for name in ("watch", "complete", "rate")]
 NOTHING = np.zeros(0, np.int64)
@@ -184,7 +185,7 @@ class Similar:
 class HalfWatched:
     """Items the user began (`watch`) and did not finish since, the newest first."""
 
-    name: str = "half watched"
+    name: str = "begun"
 
     def propose(self, ask: Ask, count: int) -> np.ndarray:
         newest_first = ask.who.item_row_E[::-1]
@@ -205,7 +206,7 @@ def usual(
     vector_ID = np.asarray(release.items)[:, release.manifest.width :]
     return (
         Collaborative(release.index),
-        Content(ContentTable.open(release.path, release.manifest), taste_half_life_days),
+        Content(release.content, taste_half_life_days),
         Trending(tops, release.vocabulary.region.words),
         Popular(tops, tops().trends.last_hour),
         Editorial(EditorialFile(editorial, release.catalogue.rows)),
@@ -214,3 +215,15 @@ def usual(
         Similar(release.index, vector_ID),
         HalfWatched(),
     )
+
+
+def resting(release: Release) -> tuple[Source, ...]:
+    """The sources of a release as its log ended: nothing live, no editors. Raises as `usual`."""
+    tops = Tops.of(trends_of(release))
+    return usual(release, None, lambda: tops)
+
+
+def trends_of(release: Release) -> Trends:
+    """What a release counted. Raises ReleaseError."""
+    words = release.vocabulary.region.words
+    return Trends.open(release.path, release.manifest, release_day_I=release.release_day_I[: release.manifest.item_count], words=words)

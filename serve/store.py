@@ -11,7 +11,8 @@ What a store promises, whichever it is (`tests/test_serve_store.py` holds them a
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +20,12 @@ from typing import Protocol
 import polars as pl
 
 from data.features import EVENT_TYPE_CODE
-from serve.contract import MAX_ID_BYTES, Known, LoggedSlate, Precomputed
+from serve.contract import MAX_HISTORY, MAX_ID_BYTES, Known, LoggedSlate, Precomputed
 from serve.histories import StoreError
 
-__all__ = ["EVENT_COLUMNS", "Event", "Store", "StoreError"]
+__all__ = ["EVENT_COLUMNS", "SHOWN_DAYS", "Event", "Store", "StoreError", "check_limits", "open_store", "wall_clock_ms"]
+SHOWN_DAYS, TIMEOUT_MS = 7.0, 100.0
+SERVERS = ("redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ EVENT_COLUMNS = tuple(field.name for field in dataclasses.fields(Event))
 class Store(Protocol):
     """Safe from any number of threads and, for the same place, from several processes. Every method may raise `StoreError`.
 
-    `history_length` is how many events a history keeps, `shown_days` how many days back `Known.shown` counts.
+    `history_length` is how many events a history keeps, `shown_days` how many days back `Known.shown` counts: from the clock that the store
+    was opened with, which is the wall's unless another was given.
     """
 
     history_length: int
@@ -122,8 +126,11 @@ class Store(Protocol):
         ...
 
     def forget(self, user_id: str) -> dict[str, int]:
-        """Erase a user: how many of each were erased (events, history, fields, answers, precomputed, slates, shown). A release loaded
-        later does not bring them back."""
+        """Erase a user: how many of each were erased (events, history, fields, answers, precomputed, slates, shown).
+
+        A SHA-256 of the id stays, so that no release loaded later brings the history or the fields back. An event appended afterwards
+        starts the user anew, from nothing but what is appended; an event erased and sent again is such an event.
+        """
         ...
 
     def ping(self) -> None:
@@ -133,3 +140,43 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of connections. Any use afterwards raises `StoreError`."""
         ...
+
+
+def wall_clock_ms() -> int:
+    """Now, ms UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def check_limits(history_length: int, shown_days: float) -> None:
+    """Raises ValueError where a store could not keep to them."""
+    if history_length < 1:
+        raise ValueError(f"history_length is {history_length}; expected at least 1")
+    if not 0 < shown_days < math.inf:
+        raise ValueError(f"shown_days is {shown_days}; expected a finite number above 0")
+
+
+def open_store(
+    place: str | Path,
+    *,
+    history_length: int = MAX_HISTORY,
+    shown_days: float = SHOWN_DAYS,
+    timeout_ms: float = TIMEOUT_MS,
+    now_ms: Callable[[], int] = wall_clock_ms,
+) -> Store:
+    """The store at a place: a redis://, rediss:// or unix:// url is a Redis server's, anything else the path of an SQLite file.
+
+    `timeout_ms` is what a read from a server may take.
+
+    Raises:
+        StoreError: it cannot be opened; or redis-py, which only the first kind needs, is not installed.
+        ValueError: `history_length` is below 1, or `shown_days` not above 0.
+    """
+    if not str(place).startswith(SERVERS):
+        from serve.sqlite_store import SqliteStore
+
+        return SqliteStore(place, history_length=history_length, shown_days=shown_days, now_ms=now_ms)
+    try:
+        from serve.redis_store import RedisStore
+    except ModuleNotFoundError as error:
+        raise StoreError(f"{place}: {error}; install it: pip install 'towers[redis]'") from error
+    return RedisStore(str(place), history_length=history_length, shown_days=shown_days, timeout_ms=timeout_ms, now_ms=now_ms)

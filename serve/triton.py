@@ -4,6 +4,7 @@ Two backends read the same `model.pt` under the same tensor names: the Python ba
 (`serve.local_triton`), and PyTorch's in NVIDIA's container, for production.
 """
 
+import math
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -127,16 +128,19 @@ class Client:
         self._load_timeout_s = load_timeout_ms / 1000
         self._client = InferenceServerClient(url, channel_args=list(CHANNEL_OPTIONS))
 
-    def infer(self, model: ModelSpec, *arrays: np.ndarray, version: str = "") -> tuple[np.ndarray, ...]:
+    def infer(self, model: ModelSpec, *arrays: np.ndarray, version: str = "", within_ms: float = math.inf) -> tuple[np.ndarray, ...]:
         """Run `model` on one array per input, batch dimension first → one read-only array per output, in the model's order.
 
-        Without a `version` the newest served answers. Raises TypeError for a wrong number or dtype of arrays (nothing is cast),
-        Unavailable, Timeout, Refused.
+        Without a `version` the newest served answers. It is waited for no longer than the client's timeout and than `within_ms`. Raises
+        TypeError for a wrong number or dtype of arrays (nothing is cast), Unavailable, Timeout, Refused.
         """
+        timeout_s = min(self._timeout_s, within_ms / 1000)
+        if timeout_s <= 0:
+            raise Timeout(f"{model.name} on Triton at {self.url}: not asked, the request's time was up")
         inputs = [_outgoing(model, tensor, array) for tensor, array in zip(model.inputs, arrays, strict=True)]
         outputs = [InferRequestedOutput(tensor.name) for tensor in model.outputs]
         try:
-            result = self._client.infer(model.name, inputs, version, outputs, client_timeout=self._timeout_s)
+            result = self._client.infer(model.name, inputs, version, outputs, client_timeout=timeout_s)
         except InferenceServerException as error:
             raise self._meaning(model.name, error) from error
         return tuple(result.as_numpy(tensor.name) for tensor in model.outputs)

@@ -1,4 +1,4 @@
-"""What tests share. Triton is never skipped: where it cannot start, the error says how to get it."""
+"""What tests share. Triton and Redis are never skipped: where one cannot start, the error says how to get it."""
 
 import os
 
@@ -11,6 +11,7 @@ import pytest
 
 from serve import local_triton
 from serve.triton import Client
+from tests.stores import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,17 @@ def triton_client(triton_server: local_triton.LocalTriton) -> Iterator[Client]:
     client = Client(triton_server.grpc_url, timeout_ms=10_000)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server that flushes every command, for the whole session: empty it first."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a store may be opened that holds nothing yet: one test, each kind of store."""
+    return tmp_path / "store.db" if request.param == "sqlite" else request.getfixturevalue("redis_server").emptied()

@@ -8,15 +8,22 @@ import polars as pl
 import torch
 from torch import nn
 
-from data.features import MOMENT, NUMBERS
+from data.content import SCALED, ContentRecipe, content_vectors, write_recipe
+from data.features import MOMENT, NUMBERS, Vocabulary
 from data.schema import ITEMS, USERS
 from serve import contract
+from serve.cold_start import Quiz
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
 
-FEATURES, HEADS, LENGTH, USERS_WRITTEN = 6, ("click", "complete", "watch_seconds"), 12, 10
+HEADS, LENGTH, USERS_WRITTEN = ("click", "complete", "watch_seconds"), 12, 10
 GENRES = ("comedy", "drama", "western")
+RECIPE = ContentRecipe(
+    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=("bus", "the", "western"), idf_T=np.array([2.0, 1.0, 3.0]),
+    component_TS=np.eye(3, 1, dtype=np.float32), embedding_width=2, mean=dict.fromkeys(SCALED, 2.0), std=dict.fromkeys(SCALED, 4.0),
+)  # fmt: skip
+FEATURES = RECIPE.width
 START_MS = 1_700_000_000_000
 
 
@@ -50,20 +57,24 @@ class Ranker(nn.Module):
         return torch.stack([click, click * click, 600.0 * click], dim=2)
 
 
-def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1") -> Path:
+def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1", room: int = 0) -> Path:
     """Write and seal a release of `items` items "i0", "i1", …, and ten users "u0" … "u9" of whom u<n> did n things; `folder` itself.
 
-    Rows hold one unit vector in both halves. Items and users are the same for the same seed, whatever the version.
+    There is `room` for items posted later. Rows hold one unit vector in both halves. Items and users are the same for the same seed,
+    whatever the version.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     vector_ID = rng.normal(size=(items, width))
     vector_ID = (vector_ID / np.linalg.norm(vector_ID, axis=1, keepdims=True)).astype(np.float16)
-    np.concatenate([vector_ID, vector_ID], axis=1).tofile(folder / "items.f16")
+    rows = np.concatenate([vector_ID, vector_ID], axis=1)
+    np.concatenate([rows, np.zeros((room, 2 * width), np.float16)]).tofile(folder / "items.f16")
+    write_recipe(folder / "recipe.npz", RECIPE)
     exact(vector_ID).save(folder / "index.faiss")
     _write_tables(folder, items, rng)
-    _write_sources(folder, items)
+    _write_sources(folder, items, room)
     _write_models(folder, vector_ID, rng, seed)
+    _quiz(vector_ID.astype(np.float32)).save(folder)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
         "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS),
@@ -114,9 +125,9 @@ def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-def _write_sources(folder: Path, items: int) -> None:
+def _write_sources(folder: Path, items: int, room: int) -> None:
     """Popularity as in the clock, at any time of day. Trending is i<n − 1>, i<n − 2>, … down to half of them, in DE only even rows.
-    Content is a direction per genre; every item was shown as often as its row says."""
+    Content is as the recipe has it; every item was shown as often as its row says."""
     row_I = np.arange(items, dtype=np.int64)
     count_I = 1.0 + (row_I * 7) % items
     parts = {"part": np.repeat(np.arange(6), items), "item_row": np.tile(row_I, 6), "count": np.tile(count_I / 6, 6)}
@@ -128,11 +139,17 @@ def _write_sources(folder: Path, items: int) -> None:
     np.save(folder / "exposure.npy", row_I)
     days = {"short": 2.0, "long": 28.0, "popular": 7.0}
     (folder / "trends.json").write_text(json.dumps({"log_end": START_MS, "shown_end": START_MS, "half_life_days": days}))
-    genres = pl.read_parquet(folder / "catalogue.parquet")["genres"]
-    vector_IC = np.array([[genre in has for genre in GENRES] for has in genres], np.float32)
-    vector_IC = (vector_IC / np.maximum(np.linalg.norm(vector_IC, axis=1, keepdims=True), 1e-6)).astype(np.float16)
-    vector_IC.tofile(folder / "content.f16")
+    vector_IC = content_vectors(RECIPE.features(pl.read_parquet(folder / "catalogue.parquet")), RECIPE).astype(np.float16)
+    np.concatenate([vector_IC, np.zeros((room, vector_IC.shape[1]), np.float16)]).tofile(folder / "content.f16")
     exact(vector_IC).save(folder / "content.faiss")
+
+
+def _quiz(vector_ID: np.ndarray) -> Quiz:
+    """Four prototypes that are items, and like others the more the nearer they lie; one in five does not know what is asked about."""
+    query_PD, asked = vector_ID[:4], np.arange(min(len(vector_ID), 20))
+    like_PQ = 0.4 + 0.3 * query_PD @ vector_ID[asked].T
+    probability_PQ3 = np.stack([like_PQ, 0.8 - like_PQ, np.full(like_PQ.shape, 0.2)], axis=2)
+    return Quiz(0, np.full(len(query_PD), 1 / len(query_PD)), query_PD, asked, probability_PQ3)
 
 
 @torch.no_grad()

@@ -1,11 +1,18 @@
 """The content recipe: what an item's own columns say, in numbers."""
 
 import datetime as dt
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from data.content import NUMERIC, ContentRecipe, content_vectors, fit_content
+from data.content import _WORD, NUMERIC, ContentRecipe, RecipeFileError, content_vectors, fit_content, read_recipe, texts, write_recipe
 from data.features import Vocabulary
 from data.schema import ITEMS, check_table
 
@@ -28,6 +35,52 @@ def test_a_new_item_is_told_by_the_recipe_that_was_fitted_before_it():
     recipe = fit_content(items(genres=[["Drama"], ["Drama", "Crime"], []], title=["The Bus", "The Bus 2", "Car"]))
     one = recipe.features(items(genres=[["Crime"], ["Western"], None], title=["The Bus", None, "unheard of"]))
     assert one.shape == (3, recipe.width) and one[0, :2].tolist() == [1, 0] and not one[1, :2].any()
+
+
+def test_a_recipe_is_read_as_it_was_written(tmp_path):
+    table = items(
+        genres=[["Drama"], ["Drama", "Krimi"], []], tags=[["слово"], [], None], title=["The Bus", "The Bus 2", "Car"],
+        content_embedding=[[1.0, 2.0], None, [0.5, 0.0]], avg_rating=[2.0, 4.5, None],
+    )  # fmt: skip
+    recipe = fit_content(table)
+    write_recipe(tmp_path / "recipe.npz", recipe)
+    again = read_recipe(tmp_path / "recipe.npz")
+    np.testing.assert_array_equal(again.features(table), recipe.features(table))
+    assert again.genres == recipe.genres and again.tags == recipe.tags and again.mean == recipe.mean and again.width == recipe.width
+    empty = fit_content(items())
+    write_recipe(tmp_path / "empty.npz", empty)
+    np.testing.assert_array_equal(read_recipe(tmp_path / "empty.npz").features(items()), empty.features(items()))
+
+
+def test_a_recipe_that_is_not_whole_is_refused_by_name(tmp_path):
+    path = tmp_path / "recipe.npz"
+    with pytest.raises(RecipeFileError, match=r"recipe.npz"):
+        read_recipe(path)
+    write_recipe(path, fit_content(items(title=["a b", "a", "b"])))
+    whole = path.read_bytes()
+    for kept in (0, 10, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(RecipeFileError, match=r"recipe.npz is no whole content recipe"):
+            read_recipe(path)
+    np.savez(path, idf_T=np.zeros(3))
+    with pytest.raises(RecipeFileError, match="genres"):
+        read_recipe(path)
+
+
+@given(st.lists(st.text("abAB bé_-' 12", max_size=30), min_size=3, max_size=3))
+def test_text_is_tf_idf_as_sklearn_counts_it_then_projected(titles):
+    learned = items(title=["ab Ab a", "a é b 1", "b ab_ 12"], tags=[["a b"], ["a"], ["ab", "12"]])
+    recipe = fit_content(learned)
+    told = items(title=titles)
+    text = recipe.features(told)[:, len(recipe.tags.words) : len(recipe.tags.words) + recipe.component_TS.shape[1]]
+    vectorizer = TfidfVectorizer(vocabulary=list(recipe.term), token_pattern=_WORD, sublinear_tf=True)
+    vectorizer.idf_ = recipe.idf_T
+    np.testing.assert_allclose(text, vectorizer.transform(texts(told)) @ recipe.component_TS, atol=1e-6)
+
+
+def test_a_server_that_encodes_does_not_carry_what_only_fitting_needs():
+    code = "import sys, data.content; sys.exit(any(name in sys.modules for name in ('sklearn', 'scipy', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
 
 
 def recipe_of(genres, tags, text, given):

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from data.content import read_recipe, write_recipe
 from data.features import HOUR_MS
 from serve.contract import MAX_BATCH
 from serve.mmr import mmr
@@ -132,6 +134,35 @@ def test_a_posted_event_changes_the_next_answer(served):
     assert (
         ask(served, "/v1/events", {"event_id": "e1", "user_id": "a-newcomer", "item_id": watched, "event_type": "complete"})["stored"] == 0
     )
+
+
+def test_an_item_posted_to_the_server_lies_where_the_trained_tower_puts_it(trained, served):
+    """The content of item 0 under a new id: its vector is that of the tower as it was trained, from the features it was trained on."""
+    release = Release.open(trained / "releases" / "first")
+    assert release.catalogue.room == 1_000
+    known = {name: value for name, value in release.catalogue.frame.row(0, named=True).items() if value is not None}
+    assert ask(served, "/v1/items", json.loads(json.dumps(known | {"item_id": "brand new", "title": known.get("title", "t")}, default=str)))
+    tower = torch.jit.load(str((trained / "models" / "world_two_tower").resolve() / "item_tower.pt"))
+    with torch.no_grad():
+        row = tower(torch.as_tensor(release.recipe.features(release.catalogue.frame[:1])))[0].float().numpy()
+    vector_ID = np.asarray(release.items[: len(release.catalogue), release.manifest.width :], np.float32)
+    cosine_I = vector_ID @ row[release.manifest.width :] / np.linalg.norm(vector_ID, axis=1) / np.linalg.norm(row[release.manifest.width :])
+    near = ask(served, "/v1/items/brand%20new/similar?count=10")["recommendations"]
+    np.testing.assert_allclose([item["score"] for item in near], cosine_I[release.catalogue.rows(i["item_id"] for i in near)], atol=2e-3)
+    nearest = ask(served, f"/v1/items/{near[0]['item_id']}/similar?count=159")["recommendations"]
+    assert "brand new" in [item["item_id"] for item in nearest]
+
+
+def test_a_recipe_that_makes_other_features_is_not_published(trained):
+    path = (trained / "models" / "world_two_tower").resolve() / "recipe.npz"
+    good = path.read_bytes()
+    try:
+        recipe = read_recipe(path)
+        write_recipe(path, replace(recipe, mean={name: value + 1 for name, value in recipe.mean.items()}))
+        done = run(trained, str(ROOT / "export.py"), "version=fifth", check=False)
+    finally:
+        path.write_bytes(good)
+    assert done.returncode and "recipe.npz makes other features" in done.stdout + done.stderr
 
 
 def test_a_release_is_taken_back(trained):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "data": ("data",),
     "towers": ("data", "towers"),
-    "serve": ("data.schema", "data.features", "data.aggregates", "serve"),
+    "serve": ("data.schema", "data.features", "data.aggregates", "data.content", "serve"),
 }
 FORBIDDEN = {"serve": ("torch", "pytorch_lightning", "lightning", "mlflow")}
 OURS = ("data", "towers", "serve", "train", "export", "bench", "tests")

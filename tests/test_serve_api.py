@@ -25,7 +25,7 @@ PATIENT = {name: Budget(budget.candidates, 10_000) for name, budget in BUDGETS.i
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    return Release.open(write_release(tmp_path_factory.mktemp("release") / "v1", items=40))
+    return Release.open(write_release(tmp_path_factory.mktemp("release") / "v1", items=40, room=20))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,27 @@ def test_unknown_items_are_404_with_a_sentence_everywhere(http):
         assert re.fullmatch(r"There is no item '(i99|a/b)' in the catalogue of release v1\.", response.json()["detail"])
 
 
+def test_a_posted_item_is_found_by_its_title_and_its_neighbours_and_may_have_events(http):
+    item = {"item_id": "new/1", "title": "A title nobody had", "genres": ["drama"], "content_embedding": [0.1, 0.2]}
+    assert http.post("/v1/items", json=item).json() == {"stored": 1}
+    assert http.post("/v1/items", json=[item, item | {"item_id": "new/2"}]).json() == {"stored": 2}
+    assert [found["item_id"] for found in get(http, "/v1/items", query="nobody had")["items"]] == ["new/1", "new/2"]
+    assert get(http, "/v1/items/new%2F1/similar", count=1)["recommendations"][0]["item_id"] == "new/2"
+    event = {"user_id": "taker", "item_id": "new/1", "event_type": "complete"}
+    assert http.post("/v1/events", json=event).json() == {"stored": 1, "repeated": 0}
+    assert "new/2" in [shown["item_id"] for shown in get(http, "/v1/recommendations", user_id="taker", count=40)["recommendations"]]
+
+
+def test_a_posted_item_that_cannot_be_is_refused_in_words(http):
+    full = [{"item_id": f"x{number}", "title": "t"} for number in range(30)]
+    for body, status, field in (
+        ({"item_id": "i3", "title": "t"}, 409, "item_id"), ({"item_id": "x"}, 422, "title"), (full, 507, "body"),
+    ):  # fmt: skip
+        response = http.post("/v1/items", json=body)
+        assert (response.status_code, response.json()["field"]) == (status, field)
+    assert http.post("/v1/items", content=b"{").json()["field"] == "body"
+
+
 def test_a_body_that_is_broken_or_too_large_is_422(http):
     for body in (b"{", b"", b" " * 3_000_000, b'{"user_id": NaN}'):
         response = http.post("/v1/events", content=body)
@@ -192,4 +213,7 @@ def test_without_triton_pages_are_popular_and_readiness_says_no(release, tmp_pat
         ready = http.get("/readyz")
         assert ready.status_code == 503
         assert "127.0.0.1:9 does not answer" in ready.json()["status"]
+        refused = http.post("/v1/items", json={"item_id": "late", "title": "t"})
+        assert refused.status_code == 503
+        assert http.get("/v1/items/late/similar").status_code == 404
         assert 'towers_dropped_total{reason="ranking unavailable"} 1' in http.get("/metrics").text

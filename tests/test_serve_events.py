@@ -119,10 +119,10 @@ def test_an_event_sent_twice_is_kept_once(release, store):
     told = parsed([GOOD | {"event_id": "a"}, GOOD | {"event_id": "b", "timestamp": 7}])
     assert record(told, release, store) == (2, 0)
     assert record(told, release, store) == (0, 2)
-    assert store.history("u").timestamp_L.tolist() == [7, NOW]
+    assert store.read("u").history.timestamp_L.tolist() == [7, NOW]
 
 
 def test_one_unknown_item_and_nothing_is_kept(release, store):
     with pytest.raises(UnknownItem, match="'i9'"):
         record(parsed([GOOD, GOOD | {"item_id": "i9"}]), release, store)
-    assert store.history("u").item_ids == ()
+    assert store.read("u").history.item_ids == ()

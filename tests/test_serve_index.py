@@ -187,3 +187,65 @@ def test_refuses_searches_that_make_no_sense(built):
 def test_refuses_cells_that_cannot_be(parameters, word):
     with pytest.raises(ValueError, match=word):
         ivf_sq8(ITEMS, **parameters)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_what_was_added_is_found_as_if_it_had_been_there(built, kind):
+    """Exact: the same answer as an index built of all. The others find as much as such an index does, to a rounded neighbour in 200."""
+    grown = BUILDERS[kind](ITEMS[:18_000])
+    for part in (ITEMS[18_000:18_001], ITEMS[18_001:19_500], ITEMS[19_500:]):
+        grown.add(part)
+    assert grown.item_count == 20_000
+    for k in (1, 50, 500):
+        score_BK, row_BK = grown.search(QUERIES, k)
+        assert (np.diff(score_BK) <= 0).all() and all(len(set(row_K)) == k for row_K in row_BK.tolist())
+        if kind == "exact":
+            np.testing.assert_array_equal(row_BK, built["exact"].search(QUERIES, k)[1])
+            np.testing.assert_allclose(score_BK, built["exact"].search(QUERIES, k)[0], rtol=1e-6)
+        elif k > 1:
+            assert recall(grown, built["exact"], QUERIES, k) >= recall(built[kind], built["exact"], QUERIES, k) - 0.005
+
+
+def test_added_under_rows_of_its_own_and_replaced():
+    """By hand: rows 0 and 1 were built, 7 and 5 are added, then 7 anew."""
+    index = exact(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    index.add(np.array([[0.9, 0.0], [0.8, 0.0]]), np.array([7, 5]))
+    score_BK, row_BK = index.search(np.array([[1.0, 0.0]]), 10)
+    assert row_BK.tolist() == [[0, 7, 5, 1]]
+    np.testing.assert_allclose(score_BK, [[1.0, 0.9, 0.8, 0.0]], rtol=1e-6)
+    index.add(np.array([[0.5, 0.0]]), np.array([7]))
+    assert index.search(np.array([[1.0, 0.0]]), 3)[1].tolist() == [[0, 5, 7]]
+    index.add(np.array([[2.0, 0.0]]))
+    assert index.search(np.array([[1.0, 0.0]]), 2)[1].tolist() == [[8, 0]] and index.item_count == 5
+
+
+def test_refuses_to_add_what_it_cannot_tell_apart(tmp_path):
+    index = exact(ITEMS[:10])
+    for vector, row, word in (
+        (ITEMS[:2], [10, 10], "each once"), (ITEMS[:2], [9, 10], "none below 10"), (ITEMS[:2], [10], "each once"),
+        (ITEMS[:1, :8], None, "8 wide"), (np.full((1, 32), np.inf), None, "not finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            index.add(vector, row)
+    index.add(ITEMS[:0])
+    assert index.item_count == 10
+    index.add(ITEMS[10:12])
+    with pytest.raises(ValueError, match="2 vectors were added"):
+        index.save(tmp_path / "index.faiss")
+
+
+def test_searches_need_not_wait_for_who_adds():
+    """Any answer is of some whole state: the vectors so far, in order of their scores, each row once."""
+    line = np.linspace(1, 0, 400, dtype=np.float32)[:, None] * np.array([[1, 0]], np.float32)
+    index = exact(line[:100])
+
+    def look(_):
+        row_K = index.search(np.array([[1.0, 0.0]]), 400)[1][0].tolist()
+        return row_K == list(range(len(row_K))) and len(row_K) % 10 == 0
+
+    with ThreadPoolExecutor(4) as threads:
+        looked = threads.map(look, range(400))
+        for start in range(100, 400, 10):
+            index.add(line[start : start + 10])
+        assert all(looked)
+    assert index.item_count == 400

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,16 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.content import write_recipe
 from data.features import NUMBERS
 from serve import manifest as seals
 from serve import publication
 from serve.manifest import FILES, MANIFEST
 from serve.release import Release, ReleaseError, current, differences, promote, publish, rollback, seal, versions
-from tests.releases import GENRES, HEADS, write_release
+from tests.releases import FEATURES, GENRES, HEADS, RECIPE, write_release
 
 KEYS = {
     "version": "v1", "runs": {"retrieval": "r1", "ranker": "r2"}, "width": 8, "history_length": 12, "liked_from": 3.5, "backend": "python",
-    "item_count": 50, "feature_count": 6, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
 }  # fmt: skip
 SEALED = (*FILES, *(f"triton/{model}/{file}" for model in ("user_tower", "item_tower", "ranker") for file in seals.MODEL_FILES["python"]))
 
@@ -69,7 +71,7 @@ def test_what_was_written_is_what_is_opened(written):
     )
     assert opened.items.shape == (50, 16) and opened.items.dtype == np.float16
     assert [opened.user_tower.name, opened.item_tower.name, opened.ranker.name] == ["user_tower", "item_tower", "ranker"]
-    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (6,)
+    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (FEATURES,)
     _, nearest = opened.index.search(opened.items[:50, 8:].astype(np.float32), 1)
     assert nearest[:, 0].tolist() == list(range(50))
     assert opened.vocabulary.sizes[2:5] == (3, 3, 3) and opened.genres == GENRES
@@ -82,7 +84,7 @@ def test_the_catalogue_knows_its_rows(written):
     catalogue = Release.open(written).catalogue
     assert catalogue.rows(["i3", "nothing", "i0", "i49"]).tolist() == [3, -1, 0, 49]
     assert catalogue.rows([]).dtype == np.int64 and len(catalogue.rows([])) == 0
-    assert catalogue.titles[:3] == ("The 0th Käse", "i1", "The 2th Käse") and catalogue.item_ids[2] == "i2"
+    assert catalogue.titles[:3] == ["The 0th Käse", "i1", "The 2th Käse"] and catalogue.item_ids[2] == "i2"
 
 
 def test_genres_and_days_stand_in_item_rows(written):
@@ -96,7 +98,26 @@ def test_room_to_grow_is_room_beyond_the_catalogue(copied):
     with (copied / "items.f16").open("ab") as file:
         np.zeros((7, 16), np.float16).tofile(file)
     seal(copied, KEYS)
-    assert Release.open(copied).items.shape == (57, 16)
+    opened = Release.open(copied)
+    assert opened.items.shape == (57, 16) and opened.catalogue.room == 7 and len(opened.catalogue) == 50
+    assert opened.genre_IG.shape == (57, 3) and not opened.genre_IG[50:].any() and np.isnan(opened.release_day_I[50:]).all()
+
+
+def test_rows_written_stay_in_this_process_and_the_file_as_it_was_sealed(copied):
+    opened = Release.open(copied)
+    opened.items[3] = 1
+    assert (opened.items[3] == 1).all() and not (Release.open(copied).items[3] == 1).all()
+
+
+def test_a_recipe_of_other_features_than_the_tower_takes_is_refused(copied):
+    write_recipe(copied / "recipe.npz", replace(RECIPE, embedding_width=3))
+    seal(copied, KEYS)
+    with pytest.raises(ReleaseError, match=f"recipe.npz does not go.*found {FEATURES + 1}, expected {FEATURES}"):
+        Release.open(copied)
+    (copied / "recipe.npz").write_bytes(b"none at all")
+    seal(copied, KEYS)
+    with pytest.raises(ReleaseError, match=r"recipe.npz cannot be read"):
+        Release.open(copied)
 
 
 @pytest.mark.parametrize("liked_from", [-math.inf, None])

@@ -262,7 +262,7 @@ def test_popular_goes_by_the_hour_on_the_wall(tops):
 
 def test_every_source_has_a_budget_and_a_bit(release, tops):
     names = [source.name for source in usual(release, None, lambda: tops)]
-    order = ["collaborative", "content", "trending", "popular", "editorial", "explore", "because", "similar", "half watched"]
+    order = ["collaborative", "content", "trending", "popular", "editorial", "explore", "because", "similar", "begun"]
     assert names == order == list(BUDGETS)
 
 

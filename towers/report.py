@@ -93,6 +93,20 @@ def _bars(
     return figure
 
 
+def frontier_figure(title: str, point_by_line: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
+    """Mean relevance against mean intra-list distance: a line per chooser of slates, of points (distance, relevance, λ), its ends named."""
+    figure, axes = _axes(title, "mean intra-list distance, 1 − cosine", "mean relevance of the slate")
+    for hue, (name, points) in zip(_HUES, point_by_line.items(), strict=False):
+        distance, relevance, lambdas = zip(*points, strict=True)
+        axes.plot(distance, relevance, color=hue, marker="o", markersize=4, linewidth=2, label=name)
+        for end in (0, -1):
+            axes.annotate(
+                f"λ = {lambdas[end]:g}", (distance[end], relevance[end]), (4, 4), textcoords="offset points", color=hue, fontsize=8
+            )
+    axes.legend(frameon=False, labelcolor=_INK)
+    return figure
+
+
 def plane(vector_ID: Tensor) -> Tensor:
     """The two directions of greatest variance, (I, 2) float32: PCA, each axis signed so that its largest loading is positive."""
     centred_ID = vector_ID.detach().float().cpu()

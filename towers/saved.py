@@ -9,13 +9,14 @@ import hashlib
 import json
 import pickle
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.content import write_recipe
 from data.datamodule import RetrievalData
 from data.features import EVENT_CODES, NUMBERS, MomentVocabulary, Vocabulary
 from data.log import Log, hour_after, popularity_clocks
@@ -89,17 +90,12 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
     np.save(folder / "rows.npy", rows)
     np.savez(folder / "golden.npz", **golden_towers(task, data.log, rows))
     torch.save(task.state_dict(), folder / "state.pt")
-    recipe = asdict(data.log.catalogue.recipe)
-    np.savez(
-        folder / "recipe.npz", idf_T=recipe["idf_T"], component_TS=recipe["component_TS"], term=np.array(recipe["term"], dtype=np.str_)
-    )
-    numbers = {name: recipe[name] for name in ("embedding_width", "mean", "std")}
+    write_recipe(folder / "recipe.npz", data.log.catalogue.recipe)
     facts = {
         "kind": "retrieval",
         "width": task.width,
         "history_length": task.history_length,
         "half_lives_days": task.half_lives_days,
-        "recipe": numbers,
         **meaning(data.log),
     }
     (folder / "meaning.json").write_text(json.dumps(facts))
