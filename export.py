@@ -229,8 +229,9 @@ def spread(log: Log, count: int) -> tuple[list[str], int]:
 def relevance_and_diversity(recommender: Recommender, log: Log, count: int) -> dict:
     """The frontier of the release's slates over λ, by ways to choose them: the means over `count` users."""
     users, now = spread(log, count)
-    scored = [recommender.scored(contract.Request(user_id, now, request_id=f"frontier-{user_id}")) for user_id in users]
-    return frontier.frontier(scored, {"mmr": mmr.mmr, "dpp": dpp.dpp}, count=contract.Request.count)
+    requests = [contract.Request(user_id, now, request_id=f"frontier-{number}") for number, user_id in enumerate(users)]
+    scored = [recommender.scored(request) for request in requests]
+    return frontier.frontier(scored, {"mmr": mmr.mmr, "dpp": dpp.dpp}, count=requests[0].count)
 
 
 def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
