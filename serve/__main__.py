@@ -74,7 +74,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        arguments = parser().parse_args()
+        top = parser()
+        arguments, rest = top.parse_known_args()  # argparse takes no more positional words after a flag, and people write them there
+        if odd := [word for word in rest if word.startswith("-") or "=" not in word]:
+            top.error(f"unrecognized arguments: {' '.join(odd)}")
+        arguments.overrides += rest
         shared = [one for one in arguments.overrides if arguments.command != "retrain" or one.startswith(SHARED)]
         return COMMANDS[arguments.command][0](settings(shared), arguments) or 0
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +37,12 @@ logger = logging.getLogger("serve")
 DRAIN_S, RETRY_S = 30, 30.0
 
 
+def no_stand_in(*_: object) -> None:
+    """Where no release can be opened there is no answer, and the reason is said: for whoever asks once, from a shell."""
+
+
 @contextmanager
-def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
+def engine(chosen: Settings, *, stand_in: Callable = no_stand_in, retry_s: float = RETRY_S) -> Iterator[Engine]:
     """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them. A release that
     could not be opened is tried again after `retry_s`."""
     gauges, clock = Gauges(), Clock(chosen.time)
@@ -50,7 +54,7 @@ def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
             salt=chosen.arms.salt,
             shares=chosen.arms.shares,
             retry_s=retry_s,
-            last_resort=last_resort(open_release, store),
+            last_resort=stand_in(open_release, store),
         )
         made = Engine(store, fleet, gauges, clock.now_ms)
         try:
@@ -75,7 +79,7 @@ def store_of(chosen: Settings, clock: Clock | None = None) -> Iterator[Store]:
 
 def up(chosen: Settings, _: argparse.Namespace) -> None:
     """Listen until told to stop, then finish what is in flight and take Triton down."""
-    with _door(chosen) as door, engine(chosen) as made, made.fleet.watching():
+    with _door(chosen) as door, engine(chosen, stand_in=last_resort) as made, made.fleet.watching():
         config = uvicorn.Config(
             create_app(made),
             http="h11",

@@ -19,7 +19,7 @@ from serve.rules import DAY_MS, KINDS, Rules, Turn, is_new
 
 NOW = 20_000 * DAY_MS
 GENRES = ("comedy", "drama", "western")
-SOURCES = ("trending", "popular", "half watched")
+SOURCES = ("trending", "popular", "begun")
 
 
 def catalogue_of(rng, items: int, makers: int) -> Catalogue:
@@ -47,7 +47,7 @@ def case(draw, least=0):
         probability_K,
         probability_K * np.float32(rng.choice([1, 1.5], count)),
         rng.normal(size=(count, 4)).astype(np.float16),
-        {name: rng.random(count) < 0.3 for name in SOURCES[:2]} | {"half watched": np.zeros(count, bool)},
+        {name: rng.random(count) < 0.3 for name in SOURCES[:2]} | {"begun": np.zeros(count, bool)},
     )
     kinds = draw(st.lists(st.sampled_from(KINDS), unique=True))
     capped = draw(st.lists(st.sampled_from(("genre", "creator", "franchise")), unique=True))
@@ -187,7 +187,7 @@ def test_a_longer_page_begins_with_the_shorter_unless_caps_hold_more_than_the_sp
 def test_what_was_begun_stands_first_in_the_order_it_was_proposed_in(told, count):
     scored, catalogue, policy, reserved, history = told
     begun_K = np.arange(len(scored.item_row_K)) % 7 == 3
-    told = (replace(scored, proposed=dict(scored.proposed) | {"half watched": begun_K}), catalogue, policy, reserved, history)
+    told = (replace(scored, proposed=dict(scored.proposed) | {"begun": begun_K}), catalogue, policy, reserved, history)
     made = arranged(told, count=count, context="continue")
     begun = np.flatnonzero(begun_K)[:count].tolist()
     assert made.order_N[: len(begun)].tolist() == begun
