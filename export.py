@@ -25,8 +25,8 @@ from data.aggregates import day_part_counts, region_counts
 from data.content import RecipeFileError, content_vectors, read_recipe
 from data.features import HOUR_MS, MOMENT, NUMBERS, is_liked
 from data.log import Log
-from serve import contract, dpp, mmr, release
-from serve.cold_start import Quiz, draw_users, fit_quiz, verdicts
+from serve import contract, dpp, mmr, publication, release
+from serve.cold_start import Quiz, draw_users, fit_quiz, passed_over, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
 from serve.local_triton import start
@@ -38,6 +38,15 @@ from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
+
+
+def publish_challenger(staging: Path, root: Path, version: str) -> None:
+    """Make a staged release one that is served beside the current one."""
+    publication.shelve(staging, root, version)
+    publication.challenge(root, version)
+
+
+PUBLISH = {"current": publication.publish, "challenger": publish_challenger, "none": publication.shelve}
 
 
 def model_folder(name: str, tracking_uri: str) -> Path:
@@ -179,10 +188,19 @@ def histories(log: Log, length: int) -> pl.DataFrame:
 
 def quiz(log: Log, saved: SavedRetrieval) -> Quiz:
     """The quiz for strangers, from the queries of users as they stood at their last event and from what they think of items."""
-    user_row_U, said = draw_users(verdicts(log.user_row_E, log.item_row_E, log.event_code_E))
+    said = passed_over(verdicts(log.user_row_E, log.item_row_E, log.event_code_E), *shown_pairs(log))
+    user_row_U, said = draw_users(said)
     last_U = log.offset_U1[user_row_U + 1] - 1
     history = history_at(log, log.offset_U1[user_row_U], last_U + 1, log.timestamp_E[last_U], saved.history_length)
     return fit_quiz(ask(saved, history, log.moment_EC[last_U]).numpy(), said, priors=len(saved.half_lives_days))
+
+
+def shown_pairs(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """(user rows, item rows) of the impressions of users who have events; none where the log has no impressions."""
+    users = pl.DataFrame({"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema_overrides={"user_id": pl.String})
+    items = pl.DataFrame({"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))})
+    shown = log.split.tables.impressions.select("user_id", "item_id").join(users, on="user_id").join(items, on="item_id")
+    return shown["user_row"].to_numpy(), shown["item_row"].to_numpy()
 
 
 def golden_tensors(*folders: Path) -> dict[str, np.ndarray]:
@@ -211,8 +229,9 @@ def spread(log: Log, count: int) -> tuple[list[str], int]:
 def relevance_and_diversity(recommender: Recommender, log: Log, count: int) -> dict:
     """The frontier of the release's slates over λ, by ways to choose them: the means over `count` users."""
     users, now = spread(log, count)
-    scored = [recommender.scored(contract.Request(user_id, now, request_id=f"frontier-{user_id}")) for user_id in users]
-    return frontier.frontier(scored, {"mmr": mmr.mmr, "dpp": dpp.dpp}, count=contract.Request.count)
+    requests = [contract.Request(user_id, now, request_id=f"frontier-{number}") for number, user_id in enumerate(users)]
+    scored = [recommender.scored(request) for request in requests]
+    return frontier.frontier(scored, {"mmr": mmr.mmr, "dpp": dpp.dpp}, count=requests[0].count)
 
 
 def golden_answers(recommender: Recommender, log: Log, count: int) -> list[dict]:
@@ -246,12 +265,14 @@ def main(cfg: DictConfig) -> None:
         )
     log = read_log(retrieval)
     saved.check_same_items(log)
+    if cfg.promote not in PUBLISH:
+        raise ValueError(f"promote={cfg.promote}: expected one of {', '.join(PUBLISH)}")
     root = Path(cfg.releases)
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
         points = stage(cfg, staging, log, saved, retrieval, ranking, ranks)
-        release.publish(staging, root, cfg.version)
+        PUBLISH[cfg.promote](staging, root, cfg.version)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     run_id = frontier.publish(points, version=cfg.version, run=run_name(cfg.retrieval, retrieval), tracking_uri=cfg.mlflow)

@@ -3,7 +3,8 @@
     python -m bench.slates                   # one BLAS thread, whatever the environment says
     python -m bench.slates --at-once 2       # as many threads choose beside each other, as threads of a server do
 
-Vectors are float16 rows as the item table holds them, so that their conversion is in the figure. Relevance is skewed as a ranker's is.
+CPU ms is what other load changes least. Vectors are float16 rows as the item table holds them, so that their conversion is in
+the figure. Relevance is skewed as a ranker's is.
 """
 
 import argparse
@@ -58,20 +59,21 @@ def choosers(candidates: int, width: int, count: int, seed: int = 0) -> dict[str
 
 
 def measure(choose: Callable[[], object], runs: int, at_once: int) -> dict[str, float]:
-    """ms of each of `runs` calls in each of `at_once` threads."""
+    """ms of each of `runs` calls in each of `at_once` threads, by the clock and of CPU."""
 
-    def times(_: int) -> list[float]:
+    def times(_: int) -> list[tuple[float, float]]:
         found = []
         for _ in range(WARM_UP + runs):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.thread_time()
             choose()
-            found.append(1000 * (time.perf_counter() - start))
+            found.append((1000 * (time.perf_counter() - start), 1000 * (time.thread_time() - cpu)))
         return found[WARM_UP:]
 
     load = os.getloadavg()[0]
     with ThreadPoolExecutor(at_once) as threads:
-        ms = np.concatenate(list(threads.map(times, range(at_once))))
-    return {"p50_ms": float(np.median(ms)), "p99_ms": float(np.percentile(ms, 99)), "min_ms": float(ms.min()), "load_average": load}
+        ms, cpu_ms = np.concatenate(list(threads.map(times, range(at_once)))).T
+    figures = {"p50_ms": np.median(ms), "p99_ms": np.percentile(ms, 99), "fastest_ms": ms.min(), "cpu_p50_ms": np.median(cpu_ms)}
+    return {name: float(figure) for name, figure in figures.items()} | {"load_average": load}
 
 
 def main() -> None:
@@ -84,14 +86,12 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="threads that choose beside each other")
     chosen = parser.parse_args()
     name = f"{chosen.candidates:,} × {chosen.width} → {chosen.count}, {chosen.at_once} at once"
-    print(f"\n{name}\n\n| chooser | p50 ms | p99 ms | fastest ms | load average |\n|---|---:|---:|---:|---:|")
+    print(f"\n{name}\n\n| chooser | p50 ms | p99 ms | fastest ms | CPU p50 ms | load average |\n|---|---:|---:|---:|---:|---:|")
     rows = {}
     with threadpool_limits(1, user_api="blas"):
         for chooser, choose in choosers(chosen.candidates, chosen.width, chosen.count).items():
             rows[chooser] = row = measure(choose, chosen.runs, chosen.at_once)
-            print(
-                f"| {chooser} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['min_ms']:.2f} | {row['load_average']:.1f} |", flush=True
-            )
+            print(f"| {chooser} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |", flush=True)
     machine = {
         "commit": commit(),
         "cores": os.cpu_count(),

@@ -142,6 +142,11 @@ class Tables:
         return digest.hexdigest()[:16]
 
 
+def user_digest(user_id: str) -> str:
+    """What stands for a user in a list of the forgotten: SHA-256, which does not name them and is recognised where they are named."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
 def empty(columns: Mapping[str, Column]) -> pl.DataFrame:
     """A table of no rows with these columns."""
     return pl.DataFrame(schema={name: column.dtype for name, column in columns.items()})

@@ -1,6 +1,6 @@
 """Which events are learned from, which are chosen by, and which are tested on.
 
-`by_time` draws one line through time for everybody. `leave_last_out` takes each user's last two items. `as_given` keeps
+`by_time` and `by_days` draw one line through time for everybody. `leave_last_out` takes each user's last two items. `as_given` keeps
 the parts the data came with. Each is a function of the tables and returns a `Split`; nothing is dropped, every event has
 exactly one part. A split sees all events: what counts as a positive is the task's affair, decided after it.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from data.features import DAY_MS
 from data.schema import Tables
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -78,6 +79,24 @@ def by_time(tables: Tables, *, test_quantile: float = 0.8, validation_quantile: 
     time = tables.events["timestamp"].sort()
     at = [int(time[int(q * (len(time) - 1))]) for q in quantiles]
     cut = Cut(at[0] if validation_quantile is not None else None, at[-1])
+    return _at(tables, cut, who="by_time", remedy="take other quantiles or split=last_out")
+
+
+def by_days(tables: Tables, *, test_days: float, validation_days: float) -> Split:
+    """`by_time`, with the lines so many days before the last event: the test is the last `test_days`, the validation part the
+    `validation_days` before them. What is retrained every day is tested on days that no earlier training saw.
+
+    Raises:
+        SplitError: days that are not positive, or so quiet that a part is empty.
+    """
+    if not (test_days > 0 and validation_days > 0):
+        raise SplitError(f"by_days: test_days {test_days} and validation_days {validation_days}: expected more than 0.")
+    test = int(tables.events["timestamp"].max()) + 1 - int(test_days * DAY_MS)
+    return _at(tables, Cut(test - int(validation_days * DAY_MS), test), who="by_days", remedy="take more days")
+
+
+def _at(tables: Tables, cut: Cut, *, who: str, remedy: str) -> Split:
+    time = tables.events["timestamp"]
     part = (pl.col("timestamp") >= cut.test).cast(pl.Int8) * TEST
     if cut.validation is not None:
         part = pl.when(pl.col("timestamp").is_between(cut.validation, cut.test, closed="left")).then(VALIDATION).otherwise(part)
@@ -86,8 +105,8 @@ def by_time(tables: Tables, *, test_quantile: float = 0.8, validation_quantile: 
     missing = [NAME[p] for p in wanted if not split.report[f"events_{NAME[p]}"]]
     if missing:
         raise SplitError(
-            f"by_time: no event falls into {' and '.join(missing)} ({len(time):,} events at {time.n_unique():,} instants,"
-            f" cuts at {cut}): take other quantiles or split=last_out."
+            f"{who}: no event falls into {' and '.join(missing)} ({len(time):,} events at {time.n_unique():,} instants,"
+            f" cuts at {cut}): {remedy}."
         )
     check_no_leak(split)
     return split

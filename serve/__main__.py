@@ -30,6 +30,7 @@ COMMANDS = {
     "release": (commands.release, "list releases, check the current one, go back, promote, challenge"),
     "ab": (commands.ab, "what came of each arm"),
 }
+SHARED = ("releases=", "state=", "store=")  # overrides of `retrain` that conf/serve.yaml is told too; all others are conf/retrain.yaml's
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,11 +55,17 @@ def parser() -> argparse.ArgumentParser:
     command["precompute"].add_argument("--threads", type=int, default=4)
     command["release"].add_argument("action", choices=("list", "check", "rollback", "promote", "challenge", "withdraw"))
     command["release"].add_argument("--version", help="of promote and challenge")
+    command["retrain"].add_argument("--stamp", help="go on with the job of this name; a new one is named by the time")
     command["ab"].add_argument("action", choices=("report",))
     for name in ("recommend", "explain", "similar", "ab"):
         command[name].add_argument("--json", action="store_true", help="print what HTTP would answer")
     for one in command.values():
-        one.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of conf/serve.yaml, like triton.url=host:8001")
+        one.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="overrides of conf/serve.yaml, like triton.url=host:8001 (retrain: of conf/retrain.yaml)",
+        )
     return top
 
 
@@ -67,8 +74,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        arguments = parser().parse_args()
-        return COMMANDS[arguments.command][0](settings(arguments.overrides), arguments) or 0
+        top = parser()
+        arguments, rest = top.parse_known_args()  # argparse takes no more positional words after a flag, and people write them there
+        if odd := [word for word in rest if word.startswith("-") or "=" not in word]:
+            top.error(f"unrecognized arguments: {' '.join(odd)}")
+        arguments.overrides += rest
+        shared = [one for one in arguments.overrides if arguments.command != "retrain" or one.startswith(SHARED)]
+        return COMMANDS[arguments.command][0](settings(shared), arguments) or 0
     except KeyboardInterrupt:
         return 0
     except (SettingsError, InvalidRequest, UnknownItem, HydraException, OmegaConfBaseException) as error:

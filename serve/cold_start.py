@@ -11,7 +11,8 @@ information theoretic approach, SIGKDD Explorations 2008 (IGCN: information gain
 new one); that each question follows from the answers before it: Golbandi, Koren & Lempel, Adaptive bootstrapping of recommender systems
 using decision trees, WSDM 2011.
 
-Shapes: U users · D width · T taste columns (D − priors) · P prototypes · Q askable items · N verdicts · E events · I catalogue.
+Shapes: U users · D width · T taste columns (D − priors) · P prototypes · Q askable items · N verdicts · E events · S shown items ·
+I catalogue.
 """
 
 import zipfile
@@ -32,7 +33,7 @@ LEAST, MOST, LEAST_GAIN = 5, 10, 0.01
 ENOUGH = 10
 """Events from which on a history speaks for itself."""
 ASKABLE, RATERS = 300, 10
-PROTOTYPES, USERS_PER_PROTOTYPE = 64, 20
+PROTOTYPES, USERS_PER_PROTOTYPE = 64, 50
 SMOOTHING = 10.0
 SAMPLE = 50_000
 ROUNDS = 30
@@ -58,6 +59,17 @@ def verdicts(user_row_E: np.ndarray, item_row_E: np.ndarray, event_code_E: np.nd
     user, item, code = (column[said_E][::-1] for column in (user_row_E, item_row_E, event_code_E))
     _, last = np.unique(user * (item.max(initial=0) + 1) + item, return_index=True)
     return Verdicts(user[last].astype(np.int64), item[last].astype(np.int64), is_liked(code[last]))
+
+
+def passed_over(said: Verdicts, user_row_S: np.ndarray, item_row_S: np.ndarray) -> Verdicts:
+    """`said`, and every item that was shown to a user (S pairs, repeats allowed) who said nothing of it as disliked.
+
+    Logs of clicks hold hardly a dislike; what many of a prototype were shown and left alone is what its members will say no to.
+    """
+    width = max(said.item_row_N.max(initial=0), item_row_S.max(initial=0)) + 1
+    shown = np.setdiff1d(user_row_S * width + item_row_S, said.user_row_N * width + said.item_row_N)
+    user_row_N, item_row_N = np.append(said.user_row_N, shown // width), np.append(said.item_row_N, shown % width)
+    return Verdicts(user_row_N, item_row_N, np.append(said.liked_N, np.zeros(len(shown), bool)))
 
 
 @dataclass(frozen=True, slots=True)

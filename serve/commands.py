@@ -4,16 +4,19 @@ import argparse
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import uvicorn
 from rich.console import Console
 from rich.table import Table
 
+from serve import forget as forgetting
 from serve import precompute as ahead
 from serve import publication, slates
+from serve import retrain as retraining_job
 from serve.api import as_json, create_app
 from serve.clock import Clock
 from serve.contract import Request, Slate
@@ -24,6 +27,7 @@ from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
 from serve.recommender import Recommender
 from serve.release import Release
+from serve.retraining import retraining
 from serve.served import NOBODY, last_resort, opened
 from serve.settings import Settings, SettingsError
 from serve.store import Store, open_store
@@ -33,8 +37,12 @@ logger = logging.getLogger("serve")
 DRAIN_S, RETRY_S = 30, 30.0
 
 
+def no_stand_in(*_: object) -> None:
+    """Where no release can be opened there is no answer, and the reason is said: for whoever asks once, from a shell."""
+
+
 @contextmanager
-def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
+def engine(chosen: Settings, *, stand_in: Callable = no_stand_in, retry_s: float = RETRY_S) -> Iterator[Engine]:
     """Everything one serving process holds, for as long as the block lasts: the store, the releases, what follows them. A release that
     could not be opened is tried again after `retry_s`."""
     gauges, clock = Gauges(), Clock(chosen.time)
@@ -46,7 +54,7 @@ def engine(chosen: Settings, *, retry_s: float = RETRY_S) -> Iterator[Engine]:
             salt=chosen.arms.salt,
             shares=chosen.arms.shares,
             retry_s=retry_s,
-            last_resort=last_resort(open_release, store),
+            last_resort=stand_in(open_release, store),
         )
         made = Engine(store, fleet, gauges, clock.now_ms)
         try:
@@ -71,7 +79,7 @@ def store_of(chosen: Settings, clock: Clock | None = None) -> Iterator[Store]:
 
 def up(chosen: Settings, _: argparse.Namespace) -> None:
     """Listen until told to stop, then finish what is in flight and take Triton down."""
-    with _door(chosen) as door, engine(chosen) as made, made.fleet.watching():
+    with _door(chosen) as door, engine(chosen, stand_in=last_resort) as made, made.fleet.watching():
         config = uvicorn.Config(
             create_app(made),
             http="h11",
@@ -170,16 +178,23 @@ def precompute(chosen: Settings, arguments: argparse.Namespace) -> None:
 
 def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
     """Erase a user everywhere, and say what was erased and what a release still holds."""
-    from serve import forget as forgetting
-
+    job = retraining([f"releases={chosen.releases}", f"state={chosen.state}"])
     with store_of(chosen) as store:
-        for line in forgetting.forget(arguments.user, store, state=chosen.state, releases=chosen.releases):
-            print(line)
+        told = forgetting.forget(
+            arguments.user, store, [job.folder, job.runs, Path("mlruns")], releases=chosen.releases, forgotten=job.forgotten
+        )
+    for what, count in told.items():
+        print(f"{count:>8,}  {what}")
+    print(f"user {arguments.user} is forgotten: no release loaded later brings them back, no training reads them")
 
 
-def retrain(chosen: Settings, _: argparse.Namespace) -> int:
-    """Train, evaluate, gate, export, challenge."""
-    raise NotImplementedError
+def retrain(chosen: Settings, arguments: argparse.Namespace) -> int:
+    """Train, evaluate, gate, export, challenge; 3 where the gate refused."""
+    job = retraining([one for one in arguments.overrides if not one.startswith("store=")])
+    with store_of(chosen) as store:
+        told = retraining_job.retrain(store, job, stamp=arguments.stamp)
+    retraining_job.show(told)
+    return 0 if told["verdict"] == "challenger" else retraining_job.REFUSED_EXIT
 
 
 def release(chosen: Settings, arguments: argparse.Namespace) -> None:
@@ -191,6 +206,7 @@ def release(chosen: Settings, arguments: argparse.Namespace) -> None:
         case "list":
             _list(chosen)
         case "check":
+            publication.verify(root / publication.current(root))
             with engine(chosen) as made, made.fleet.champion() as served:
                 print(f"release {served.recommender.release.manifest.version} is whole and answers as it did at export")
         case "rollback":

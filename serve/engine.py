@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import polars as pl
 
@@ -19,6 +20,7 @@ from serve.slate_log import SlateLog
 from serve.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 MAX_ANSWERS = 20
 
 
@@ -61,7 +63,7 @@ class Engine:
         """The neighbours of an item. Raises InvalidRequest, UnknownItem, Unavailable."""
         check_id("item_id", item_id)
         with self._champion() as served:
-            slate = slates.similar(served.recommender, item_id, count)
+            slate = caught_up(served, lambda: slates.similar(served.recommender, item_id, count))
         self.gauges.answered(slate, CHAMPION)
         return slate
 
@@ -85,8 +87,9 @@ class Engine:
         Raises:
             InvalidRequest, UnknownItem, StoreError, Unavailable.
         """
+        told = events.parse(body, self.now_ms())
         with self._champion() as served:
-            receipt = events.record(events.parse(body, self.now_ms()), served.recommender.release, self.store)
+            receipt = caught_up(served, lambda: events.record(told, served.recommender.release, self.store))
         self.gauges.received(receipt.stored, receipt.repeated)
         return receipt
 
@@ -142,7 +145,7 @@ class Engine:
                 "store": _said(self.store),
             }
             if whole:
-                parts["posted items"] = served.posted.failing or "ready"
+                parts["posted items"] = served.posted.failing or _room(served.posted.left_out)
                 parts["live counts"] = "stand still" if served.live.failing else "ready"
                 parts |= {f"source {name}": served.recommender.panel.missing.get(name, "ready") for name in served.recommender.panel.names}
                 version = served.recommender.release.manifest.version
@@ -170,6 +173,20 @@ class Engine:
         return {slates.row_of(served.recommender.release, item_id): liked for item_id, liked in answers}
 
 
+def caught_up(served: Served, ask: Callable[[], T]) -> T:
+    """What `ask` answers; where it knows no such item, asked again after reading what was posted to other processes within the second.
+
+    Raises:
+        UnknownItem: nobody knows it.
+    """
+    try:
+        return ask()
+    except slates.UnknownItem:
+        if not served.posted.catch_up():
+            raise
+        return ask()
+
+
 def _whole(served: Served | Remembered) -> Served:
     if isinstance(served, Remembered):
         raise Unavailable("No release can be opened; only slates that were precomputed are served. /readyz says why.")
@@ -181,6 +198,10 @@ def _all_slates(store: Store) -> Iterator[LoggedSlate]:
     while batch := store.slates_since(after):
         yield from (slate for _, slate in batch)
         after = batch[-1][0]
+
+
+def _room(left_out: int) -> str:
+    return f"{left_out:,} found no room: export again" if left_out else "ready"
 
 
 def _said(store: Store) -> str:

@@ -105,9 +105,9 @@ def joined(base: History, told: Sequence[Seen], *, length: int) -> History:
     head = slice(max(apart + len(mixed) - length, 0), apart)
     return History(
         base.item_ids[head] + item_ids,
-        np.append(base.event_type_L[head], np.array(code_L, np.int64)),
-        np.append(base.rating_L[head], np.array(rating_L, np.float32)),
-        np.append(base.timestamp_L[head], np.array(timestamp_L, np.int64)),
+        np.concatenate((base.event_type_L[head], np.array(code_L, np.int64))),
+        np.concatenate((base.rating_L[head], np.array(rating_L, np.float32))),
+        np.concatenate((base.timestamp_L[head], np.array(timestamp_L, np.int64))),
     )
 
 

@@ -8,6 +8,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -30,8 +31,8 @@ class Judge:
         self._thread.start()
 
     def offer(self, query_BD: np.ndarray) -> None:
-        """Maybe judge this query, later. Never waits."""
-        if random.random() < self._share and self._waiting.empty():
+        """Maybe judge this query, later. Never waits. One that is no numbers has no neighbours to be judged by."""
+        if random.random() < self._share and self._waiting.empty() and np.isfinite(query_BD[:1]).all():
             try:
                 self._waiting.put_nowait(query_BD[:1].copy())
             except queue.Full:
@@ -40,6 +41,8 @@ class Judge:
     def close(self) -> None:
         """End after the query at hand."""
         self._share = 0.0
+        with suppress(queue.Empty):
+            self._waiting.get_nowait()  # nobody is left to be told of it
         self._waiting.put(None)
         self._thread.join()
 
@@ -53,12 +56,12 @@ def share_found(release: Release, query_BD: np.ndarray) -> float:
 
     Items that tie with the last count as found alike.
     """
-    width, count = release.manifest.width, len(release.catalogue)
+    depth = min(DEPTH, len(release.catalogue))
+    _, found_BK = release.index.search(query_BD, depth)
+    width, count = release.manifest.width, len(release.catalogue)  # after the search: it may have found what was added meanwhile
     rows = np.asarray(release.items)
     score_I = np.concatenate(
         [rows[start : min(start + BLOCK, count), width:].astype(np.float32) @ query_BD[0] for start in range(0, count, BLOCK)]
     )
-    depth = min(DEPTH, count)
     least = np.partition(score_I, count - depth)[count - depth]
-    _, found_BK = release.index.search(query_BD, depth)
     return float((score_I[found_BK[0]] >= least - 1e-6).sum() / depth)

@@ -14,7 +14,7 @@ from serve.contract import Request
 from serve.mmr import Selection
 from serve.rules import Rules
 
-SPARE = 25  # chosen beyond the page, for places that a cap or a kind's turn leaves to the next
+SPARE = 25  # chosen beyond the page, for places that a cap leaves to the next; behind them all others follow by worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ def arrange(
     held = dict(enumerate(begun))
     groups = {}
     if request.context == "homepage":
-        held |= {place - 1: place_of[row] for place, row in reserved.items() if row in place_of and place <= request.count}
+        held |= {place - 1: place_of[row] for place, row in reserved.items() if row in place_of}
         groups = kinds(scored, catalogue, policy, history_vector_ED, now)
     filled = slots.fill(
-        main.order_N,
+        np.concatenate([main.order_N, by_worth(scored)]),
         count=request.count,
         groups=groups,
         plan={kind: slots.Turn(turn.every, turn.first - 1) for kind, turn in policy.turns.items() if kind in groups},
@@ -78,7 +78,7 @@ def arrange(
 
 
 def select(scored: Scored, catalogue: Catalogue, request: Request, share_G: np.ndarray) -> Selection:
-    """The order that worth and variety alone give, somewhat longer than the page."""
+    """The order that worth and variety alone give, `SPARE` longer than the page."""
     how = {"count": request.count + SPARE, "mmr_lambda": request.mmr_lambda}
     match request.diversity:
         case "dpp":
@@ -91,14 +91,14 @@ def select(scored: Scored, catalogue: Catalogue, request: Request, share_G: np.n
 
 def kinds(scored: Scored, catalogue: Catalogue, policy: Rules, history_vector_ED: np.ndarray, now: int) -> dict[str, np.ndarray]:
     """Each kind's own order, best first: what is trending, new, popular by worth, and what is different as `serendipity` has it."""
-
-    def by_worth(which_K: np.ndarray) -> np.ndarray:
-        position = np.flatnonzero(which_K)
-        return position[np.argsort(-scored.worth_K[position], kind="stable")]
-
-    return {
-        "trending": by_worth(scored.proposed["trending"]),
-        "new": by_worth(rules.is_new(catalogue, scored.item_row_K, now=now, new_days=policy.new_days)),
-        "popular": by_worth(scored.proposed["popular"]),
+    order_K = by_worth(scored)
+    new_K = rules.is_new(catalogue, scored.item_row_K, now=now, new_days=policy.new_days)
+    which = {"trending": scored.proposed["trending"], "new": new_K, "popular": scored.proposed["popular"]}
+    return {kind: order_K[which_K[order_K]] for kind, which_K in which.items()} | {
         "different": serendipity.different(scored.probability_K, scored.vector_KD, history_vector_ED),
     }
+
+
+def by_worth(scored: Scored) -> np.ndarray:
+    """Positions of all candidates, the worthiest first, of equals the first: int64 (K)."""
+    return np.argsort(-scored.worth_K, kind="stable")

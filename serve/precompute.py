@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serve.cold_start import ENOUGH
 from serve.contract import Known, Request
 from serve.manifest import write_whole
 
@@ -37,7 +38,7 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
     """Why this request wants a live answer; None where the precomputed slate will do.
 
     Hour and device are those of the moment, and a precomputed slate knows neither: who cares about them asks with `live`. A region other
-    than the user's own is another page.
+    than the user's own is another page. An answer of the quiz has no number, so while answers count (`cold_start.blend`) they may be news.
     """
     made, usual = known.precomputed, Request("", 0)
     if made is None:
@@ -50,6 +51,8 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
         return "another release"
     if made.sequence != known.sequence:
         return "did something since"
+    if known.answers and len(known.history.item_ids) < ENOUGH:
+        return "answered the quiz"
     newest = int(known.history.timestamp_L[-1]) if len(known.history.timestamp_L) else 0
     if request.timestamp - newest < rule.active_minutes * MINUTE_MS:
         return "active"

@@ -7,6 +7,7 @@ none. What a release knows is loaded beside it, and the two are joined by whoeve
 Nothing is tried twice: a server that is away costs a millisecond, one that hangs its deadline, and the next call tries again by itself.
 """
 
+import itertools
 import json
 import logging
 import struct
@@ -31,7 +32,7 @@ from serve.store import EVENT_COLUMNS, SHOWN_DAYS, TIMEOUT_MS, Event, check_limi
 logger = logging.getLogger(__name__)
 WRITE_DEADLINES = 10
 PATIENT_MS = 30_000
-ENTRIES_AT_ONCE = 10_000
+ENTRIES_AT_ONCE, SLATES_AT_ONCE = 10_000, 100
 TIME, SEEN, LIVE = struct.Struct(">Q"), struct.Struct(">fB"), struct.Struct(">QQfB")
 STAMP_BYTES = 16  # of a timestamp and a number, before what was shown
 LONGEST_MS = 2**40  # of an expiry, which a slate from a far future could otherwise make larger than the server takes
@@ -151,21 +152,22 @@ class RedisStore:
             self._writing.set(f"towers:answers:{user_id}", packing.pack_answers(answers))
 
     def log_slates(self, slates: Sequence[LoggedSlate]) -> None:
-        """One script. What its users were shown too long ago to count is cleared away by the way, and of those who stay away by expiry.
+        """A script for every hundred, as nobody else is answered meanwhile. What its users were shown too long ago to count is cleared away
+        by the way, and of those who stay away by expiry.
 
         Raises:
             ValueError: an item id is empty or holds a NUL, or a timestamp is below 0; nothing is logged.
         """
-        since = self._shown_from()
-        arguments: list[str | bytes | int] = [TIME.pack(since)]
+        since, told = self._shown_from(), []
         for slate in slates:
             if not 0 <= slate.timestamp < 2**63:
                 raise ValueError(f"timestamp of slate {slate.request_id!r} is {slate.timestamp}; expected milliseconds since 1970 UTC")
             items, counts_ms = packing.join_ids(slate.item_ids), slate.timestamp - since + 1
             keep_ms = 0 if counts_ms <= 0 else min(counts_ms + DAY_MS, LONGEST_MS)  # a day more, for the server's clock need not be ours
-            arguments += (slate.request_id, slate.user_id, TIME.pack(slate.timestamp), items, keep_ms, packing.pack_slate(slate))
-        with self._answering():
-            self._log_slates(args=arguments)
+            told.append((slate.request_id, slate.user_id, TIME.pack(slate.timestamp), items, keep_ms, packing.pack_slate(slate)))
+        for start in range(0, len(told), SLATES_AT_ONCE):
+            with self._answering():
+                self._log_slates(args=[TIME.pack(since), *itertools.chain(*told[start : start + SLATES_AT_ONCE])])
 
     def slates_since(self, sequence: int = 0, *, limit: int = 100_000) -> list[tuple[int, LoggedSlate]]:
         """As the contract says."""

@@ -5,6 +5,7 @@ Models say what is likely; rules say what is done about it. Every rule says when
 Shapes: K candidates · I catalogue.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,8 +50,9 @@ class Explore:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a page. `caps` is the most of one genre, creator or franchise in any 25 places; `shown_most` how often an item is
-    shown to a user within the store's `shown_days` before it rests; `new_days` until when an item is new."""
+    """The rules of a page. `caps` is the most of one genre, creator or franchise in the first 25 places of a slate, twice as many in the
+    first 50 and so on (`serve.slots.Cap`); `shown_most` how often an item is shown to a user within the store's `shown_days` before it
+    rests; `new_days` until when an item is new."""
 
     boosts: Mapping[str, Boost] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
@@ -62,15 +64,22 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name, boost in self.boosts.items():
-            if boost.factor <= -1 or (boost.half_life_days is not None and boost.half_life_days <= 0):
-                raise ValueError(f"rules.boosts.{name}: factor must be above -1 and half_life_days above 0")
+            if not -1 < boost.factor < math.inf or (boost.half_life_days is not None and not 0 < boost.half_life_days < math.inf):
+                raise ValueError(f"rules.boosts.{name}: factor must be above -1 and half_life_days above 0, both finite")
         for what, known, given in (("caps", CAPPED, self.caps), ("turns", KINDS, self.turns)):
             if unknown := sorted(set(given) - set(known)):
                 raise ValueError(f"rules.{what}: there is no {unknown[0]!r}; expected {', '.join(known)}")
-        if any(turn.every < 1 or turn.first < 1 for turn in self.turns.values()) or any(cap < 1 for cap in self.caps.values()):
-            raise ValueError("rules.turns and rules.caps: every number must be at least 1")
-        if not 0 <= self.explore.epsilon <= 1 or any(place < 1 for place in self.explore.places):
-            raise ValueError("rules.explore: epsilon must lie in [0, 1], places are counted from 1")
+        least = {f"turns.{kind}.{name}": getattr(turn, name) for kind, turn in self.turns.items() for name in ("every", "first")}
+        least |= {f"caps.{name}": cap for name, cap in self.caps.items()} | {"shown_most": self.shown_most}
+        if wrong := [name for name, number in least.items() if number < 1]:
+            raise ValueError(f"rules.{wrong[0]} is {least[wrong[0]]}; expected at least 1")
+        if not 0 < self.shown_days < math.inf:
+            raise ValueError(f"rules.shown_days is {self.shown_days}; expected a finite number of days above 0")
+        if not 0 <= self.new_days < math.inf:
+            raise ValueError(f"rules.new_days is {self.new_days}; expected a finite number of days, 0 for nothing is new")
+        places = self.explore.places
+        if not 0 <= self.explore.epsilon <= 1 or len(set(places)) < len(places) or any(place < 1 for place in places):
+            raise ValueError("rules.explore: epsilon must lie in [0, 1], places are counted from 1 and none stands twice")
 
 
 def age_days(catalogue: Catalogue, item_row_K: np.ndarray, *, now: int) -> np.ndarray:
@@ -97,9 +106,9 @@ def boosted(boosts: Mapping[str, Boost], catalogue: Catalogue, item_row_K: np.nd
 
 
 def labels(caps: Mapping[str, int], catalogue: Catalogue, item_row_K: np.ndarray) -> dict[str, np.ndarray]:
-    """What each cap counts: bool (K, G) for genres, int64 (K,) numbers with −1 for none otherwise."""
+    """What each cap counts, numbers with −1 for none: int64 (K, G) for genres, of which an item may bear several, (K,) otherwise."""
     of = {
-        "genre": lambda: catalogue.genre_IG[item_row_K] > 0,
+        "genre": lambda: np.where(catalogue.genre_IG[item_row_K] > 0, np.arange(catalogue.genre_IG.shape[1]), -1),
         "creator": lambda: catalogue.creator_I[item_row_K],
         "franchise": lambda: catalogue.franchise_I[item_row_K],
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.schema import SchemaError
-from serve import local_triton
+from serve import local_triton, publication
 from serve.clock import Clock
 from serve.contract import Known, Request, Slate, UserFields
 from serve.course import Policy
@@ -23,7 +23,7 @@ from serve.manifest import ReleaseError
 from serve.new_items import NewItems
 from serve.recommender import Recommender
 from serve.release import Release
-from serve.settings import Settings, SettingsError
+from serve.settings import Settings
 from serve.sources import trends_of, usual
 from serve.store import Store, StoreError
 from serve.tally import Tally
@@ -90,8 +90,7 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
         with ExitStack() as stack:
             release = read(chosen.releases / version)
             logger.info("release %s: %s items", version, f"{release.manifest.item_count:,}")
-            if store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=version):
-                logger.info("histories of release %s loaded into the store", version)
+            _load_histories(chosen, store, release)
             url = _triton(chosen, release, stack)
             client = Client(url, timeout_ms=chosen.triton.timeout_ms)
             tops = Tops.of(trends_of(release), Pool(new_days=chosen.rules.new_days))
@@ -118,6 +117,15 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
     return open_release
 
 
+def _load_histories(chosen: Settings, store: Store, release: Release) -> None:
+    """Make a release's histories the store's base. There is one base: a challenger is asked of the champion's."""
+    version = release.manifest.version
+    if version == publication.challenger(chosen.releases):
+        return
+    if store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version=version):
+        logger.info("histories of release %s loaded into the store", version)
+
+
 def last_resort(open_release: Callable, store: Store) -> Callable[[str], tuple[Served | Remembered, Callable[[], None]]]:
     """What opens a release that is not whole, and has none before it that is: with indexes made anew, if nothing else is wrong with it;
     else what was precomputed."""
@@ -137,10 +145,9 @@ def _triton(chosen: Settings, release: Release, stack: ExitStack) -> str:
         return chosen.triton.url
     version = release.manifest.version
     if release.manifest.backend != "python":
-        raise SettingsError(
-            f"release {version} was exported for Triton's {release.manifest.backend} backend, which the local server lacks:"
-            " give triton.url=host:port of a server that has it, or export with backend=python"
-        )
+        backend = f"says it was exported for Triton's {release.manifest.backend} backend, which the local server lacks"
+        remedy = "give triton.url=host:port of a server that has it, or export with backend=python"
+        raise ReleaseError(release.path, "manifest.json", backend, remedy)
     models = tuple(spec.name for spec in (release.user_tower, release.item_tower, release.ranker))
     log_path = chosen.state / f"triton-{version}.log"
     server = stack.enter_context(local_triton.kept(release.path / "triton", log_path=log_path, models=models))

@@ -61,37 +61,46 @@ def say(shown: Shown, titles: Sequence[str], genres: Sequence[str], share_G: np.
     """(reason, row) of each item of a homepage. `titles` by item row; `share_G` says what the user's history is made of."""
     row_of = {"begun": CONTINUE, "editorial": EDITORS, "new": NEW, "popular": POPULAR, "different": DIFFERENT, "trending": trending(region)}
     sentence_N = because(shown.cause, titles)
-    rows = causes_with_rows(sentence_N, shown.kind_N)
-    said, picks = [], 0
-    for kind, sentence in zip(shown.kind_N, sentence_N, strict=True):
-        picks += not kind
+    beyond = [place for place, kind in enumerate(shown.kind_N) if not kind][TOP:]
+    rows = causes_with_rows(shown.cause.item_row_N.tolist(), sentence_N, beyond)
+    said = []
+    for place, (kind, sentence) in enumerate(zip(shown.kind_N, sentence_N, strict=True)):
         if kind:
             said.append((REASON.get(row_of[kind], row_of[kind]), row_of[kind]))
         elif sentence is None:
             said.append((REASON[PICKS], PICKS))
         else:
-            said.append((sentence, sentence if sentence in rows and picks > TOP else PICKS))
-    return more_of(gathered(said), shown.genre_NG, genres, share_G)
+            said.append((sentence, sentence if place in rows else PICKS))
+    return more_of(gathered(said), beyond, shown.genre_NG, genres, share_G)
 
 
-def causes_with_rows(sentence_N: Sequence[str | None], kind_N: Sequence[str]) -> frozenset[str]:
-    """The sentences that at least `SHELF` items beyond the first `TOP` share: the most shared `CAUSES` of them, the earlier first."""
-    main = [sentence for sentence, kind in zip(sentence_N, kind_N, strict=True) if not kind][TOP:]
-    shared = Counter(sentence for sentence in main if sentence is not None)
-    return frozenset(sentence for sentence, count in shared.most_common(CAUSES) if count >= SHELF)
+def causes_with_rows(cause_row_N: Sequence[int], sentence_N: Sequence[str | None], beyond: Sequence[int]) -> frozenset[int]:
+    """The places, of those `beyond` the first `TOP`, whose cause at least `SHELF` of them share: the most shared `CAUSES` causes, the
+    earlier first. Of two that bear one title only the first may have a row, or it would hold what the other caused."""
+    shared = Counter(cause_row_N[place] for place in beyond if sentence_N[place] is not None)
+    sentence_of = {cause_row_N[place]: sentence_N[place] for place in beyond}
+    rows: dict[str | None, int] = {}
+    for row, count in shared.most_common():
+        if count >= SHELF and len(rows) < CAUSES:
+            rows.setdefault(sentence_of[row], row)
+    return frozenset(place for place in beyond if cause_row_N[place] in rows.values())
 
 
 def gathered(said: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Rows of fewer than `FEW` items are none: their items stand among the top picks, and keep their reasons. What was begun and what was
+    """Rows of fewer than `FEW` items are none, nor are those of one cause or genre of fewer than `SHELF`: their items stand among the top
+    picks, and keep their reasons. Where nothing was picked for this user they stand among what is popular. What was begun and what was
     popular for everyone keeps its row."""
     size = Counter(row for _, row in said)
-    return [(reason, row if size[row] >= FEW or row in (CONTINUE, POPULAR) else PICKS) for reason, row in said]
+    home = POPULAR if POPULAR in size and PICKS not in size else PICKS
+    least = {row: SHELF if row.startswith(("Because ", "More ")) else FEW for row in size} | {CONTINUE: 1, POPULAR: 1}
+    return [(reason, row if size[row] >= least[row] else home) for reason, row in said]
 
 
-def more_of(said: list[tuple[str, str]], genre_NG: np.ndarray, genres: Sequence[str], share_G: np.ndarray) -> list[tuple[str, str]]:
-    """Take "More <genre>" out of the top picks, beyond the first `TOP` of them, for the genre that is most of the user's history."""
-    picks = [place for place, (_, row) in enumerate(said) if row == PICKS][TOP:]
-    picks = [place for place in picks if said[place][0] == REASON[PICKS]]
+def more_of(
+    said: list[tuple[str, str]], beyond: Sequence[int], genre_NG: np.ndarray, genres: Sequence[str], share_G: np.ndarray
+) -> list[tuple[str, str]]:
+    """Take "More <genre>" out of the top picks at the places `beyond` the first `TOP`, for the genre that is most of the user's history."""
+    picks = [place for place in beyond if said[place] == (REASON[PICKS], PICKS)]
     for genre in np.argsort(-share_G, kind="stable"):
         if share_G[genre] < MUCH:
             break

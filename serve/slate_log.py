@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import polars as pl
 
@@ -57,7 +58,7 @@ class SlateLog:
     """Writes slates to a store from a thread of its own until closed; what is queued then is still written."""
 
     def __init__(self, store: Store, *, dropped: Callable[[int], None] = lambda _: None) -> None:
-        """`dropped` is told how many slates found no room."""
+        """`dropped` is told how many slates are lost: no room was left for them, the store refused them, or it was away at the end."""
         self._store, self._dropped = store, dropped
         self._waiting: queue.Queue[LoggedSlate] = queue.Queue(ROOM)
         self._closing = threading.Event()
@@ -70,11 +71,19 @@ class SlateLog:
             self._waiting.put_nowait(slate)
         except queue.Full:
             self._dropped(1)
+        if not self._thread.is_alive():
+            self._lose_rest()
 
     def close(self) -> None:
-        """Write what is queued, and end."""
+        """Write what is queued, and end. What comes later is told as dropped."""
         self._closing.set()
         self._thread.join()
+        self._lose_rest()
+
+    def _lose_rest(self) -> None:
+        with suppress(queue.Empty):
+            while self._waiting.get_nowait():
+                self._dropped(1)
 
     def _run(self) -> None:
         batch: list[LoggedSlate] = []
@@ -88,5 +97,9 @@ class SlateLog:
             except StoreError as error:
                 logger.warning("%d slates wait to be logged: %s", len(batch) + self._waiting.qsize(), error)
                 if self._closing.is_set():
-                    self._dropped(len(batch) + self._waiting.qsize())
+                    self._dropped(len(batch))
                     return
+            except ValueError as error:  # it would be refused again
+                logger.error("%d slates cannot be logged: %s", len(batch), error)
+                self._dropped(len(batch))
+                batch = []

@@ -133,7 +133,8 @@ class _Page:
         for name, cap in caps.items():
             if len(cap.label_KM) < candidates or cap.most < 0:
                 raise ValueError(f"cap {name!r}: {len(cap.label_KM)} labels for {candidates} candidates, at most {cap.most} of each")
-        whole = [Cap(np.asarray(cap.label_KM)[:candidates].reshape(candidates, -1), cap.most) for cap in caps.values()]
+        labels = [np.asarray(cap.label_KM)[:candidates] for cap in caps.values()]
+        whole = [Cap(label if label.ndim == 2 else label[:, None], cap.most) for label, cap in zip(labels, caps.values(), strict=True)]
         free_K = np.full(candidates, _FREE, np.int16)
         return cls(list(caps), whole, free_K, free_K.copy(), [Counter() for _ in caps])
 

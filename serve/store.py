@@ -109,7 +109,8 @@ class Store(Protocol):
     def log_slates(self, slates: Sequence[LoggedSlate]) -> None:
         """Append slates to the log of what was shown, and count their items as shown to their users at their timestamps.
 
-        A `request_id` logged before is left as it first was, and not counted again.
+        A `request_id` logged before is left as it first was, and not counted again. Each slate and its counts are one step; where
+        writing fails, those before it may stay: log them again.
         """
         ...
 

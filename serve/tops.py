@@ -54,7 +54,7 @@ class Tops:
             region: self.trending[region] if same_hour and before.regions.get(region) is counted else trending(counted, now)
             for region, counted in trends.regions.items()
         }
-        parts = self.popular if same_hour and before.day_parts is trends.day_parts else popular(trends.day_parts, now)
+        parts = self.popular if before.day_parts is trends.day_parts else popular(trends.day_parts, now)
         same_day = before.hour_end // DAY_MS == now // DAY_MS
         seldom = self.explore if same_day and before.exposure is trends.exposure else explore(trends.exposure, now, self.pool)
         return Tops(ranked, parts, seldom, trends, self.pool)
@@ -96,10 +96,8 @@ def popular(counted: Decayed, now: int) -> tuple[np.ndarray, ...]:
 def explore(exposure: Exposure, now: int, pool: Pool) -> np.ndarray:
     """The pool's least exposed items first, the newest first among equals. Chance has no part in it: it enters where a slot draws."""
     key_I = (exposure.count_I << 32) + exposure.place_I
-    there_I = exposure.count_I >= 0
-    new_I = there_I & (exposure.day_I >= now // DAY_MS - pool.new_days)
-    least = _smallest(key_I, np.flatnonzero(there_I), pool.rare)
-    new = _smallest(key_I, np.flatnonzero(new_I), DEEPEST)
+    least = _smallest(key_I, np.flatnonzero(exposure.count_I >= 0), pool.rare)
+    new = _smallest(key_I, np.flatnonzero(exposure.day_I >= now // DAY_MS - pool.new_days), DEEPEST)
     both = np.unique(np.concatenate([least, new]))
     return _smallest(key_I, both, DEEPEST)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from serve import explain, slates
 from serve.contract import Known, Request
+from serve.panel import LIMIT
 from serve.tally import Tally
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
     or why it is missing. `filters` tells which let it pass; `boosts` by what factor each multiplied its probability; `heads` what the
     ranker predicts of it; `contributions` how much of its probability is lost without each item of the history (all that the models
     read), the largest loss first; `diversity` the step at which variety chose it, its likeness to what was chosen before and the score of
-    that step; `cap` the rule that held it back from a place it would have had; `place` its place on the page, from 1.
+    that step; `cap` the rule that held it back from a place it would have had; `place` its place in the slate, from 1. Numbers that are
+    none are null.
 
-    Nothing is drawn by chance here: the page is that before the explore slots.
+    Nothing is drawn by chance here: the slate is that before the explore slots and before its rows are gathered.
 
     Raises:
         TritonError: a model did not answer.
@@ -45,10 +47,18 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
     told |= _alone(recommender, course, row)
     proposed = np.flatnonzero(course.proposed.item_row_K == row)
     if not len(proposed):
-        return told | {"verdict": "No source proposed it, so it was never ranked."}
+        cut = any(isinstance(place, int) for place in told["sources"].values())
+        why_not = (
+            f"It was proposed, but behind the {LIMIT:,} that are ranked at most."
+            if cut
+            else "No source proposed it, so it was never ranked."
+        )
+        return told | {"verdict": why_not}
     told["filters"] = {reason: bool(stay_K[proposed[0]]) for reason, stay_K in course.stays.items()}
     if failed := [reason for reason, passed in told["filters"].items() if not passed]:
         return told | {"verdict": f"It was left out: {', '.join(failed)}."}
+    if told["probability"] is None:
+        return told | {"verdict": "The ranker gave it no number, so it has no place."}
     position = int(np.flatnonzero(course.scored.item_row_K == row)[0])
     told["boosts"] = {name: float(factor_K[position]) for name, factor_K in course.factors.items()}
     told["worth"] = float(course.scored.worth_K[position])
@@ -71,9 +81,12 @@ def _not_shown(request: Request, told: dict, candidates: int) -> str:
     if told["cap"]:
         return f"The cap on one {told['cap']} held it back."
     if told["diversity"]:
-        return (
-            f"{told['diversity']['method']} would have it at step {told['diversity']['step']}, behind the {request.count} that were shown."
-        )
+        method, step = told["diversity"]["method"], told["diversity"]["step"]
+        if step <= request.count:
+            return (
+                f"{method} would have it at step {step}, but turns of other kinds and reserved places left it none of the {request.count}."
+            )
+        return f"{method} would have it at step {step}, behind the {request.count} that were shown."
     return f"It ranks {told['rank']} of {candidates} by worth, and what was chosen before it was worth more or less alike what stood there."
 
 
@@ -104,9 +117,15 @@ def _alone(recommender: "Recommender", course: "Course", row: int) -> dict[str, 
             {
                 "item_id": release.catalogue.item_ids[history_row_X[x]],
                 "title": release.catalogue.titles[history_row_X[x]],
-                "loss": float(loss_X[x]),
+                "loss": _number(loss_X[x]),
             }
             for x in np.argsort(-loss_X, kind="stable")
         ]
-    heads = dict(zip(release.manifest.heads, map(float, value_H), strict=True))
-    return {"heads": heads, "probability": float(probability_N[0]), "contributions": contributions}
+    heads = {name: _number(value) for name, value in zip(release.manifest.heads, value_H, strict=True)}
+    probability = _number(probability_N[0]) if np.isfinite(value_H).all() else None
+    return {"heads": heads, "probability": probability, "contributions": contributions}
+
+
+def _number(value: np.floating) -> float | None:
+    """As JSON can tell it."""
+    return float(value) if np.isfinite(value) else None

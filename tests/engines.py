@@ -8,6 +8,7 @@ from serve.commands import engine
 from serve.engine import Engine
 from serve.panel import BUDGETS
 from serve.publication import publish
+from serve.served import last_resort
 from serve.settings import settings
 from tests.releases import write_release
 
@@ -23,4 +24,6 @@ def published(root: Path, *versions: str, **size) -> Path:
 
 def started(releases: Path, state: Path, *overrides: str, retry_s: float = 0.2) -> AbstractContextManager[Engine]:
     """An engine as it stands behind HTTP. `overrides` come last, so they hold."""
-    return engine(settings([*PATIENT, f"releases={releases}", f"state={state}", "editorial=null", *overrides]), retry_s=retry_s)
+    return engine(
+        settings([*PATIENT, f"releases={releases}", f"state={state}", "editorial=null", *overrides]), stand_in=last_resort, retry_s=retry_s
+    )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.schema import EVENTS
@@ -46,6 +46,7 @@ def test_the_place_of_a_user_is_what_sha_256_says():
     assert place("u1", "salt") != place("u1", "pepper")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20), st.floats(0, 1))
 def test_only_users_between_the_old_edge_and_the_new_one_move(user_id, edge):
     before, after = arm(user_id, "s", HALVES), arm(user_id, "s", {"champion": edge, "challenger": 1 - edge})

@@ -9,45 +9,26 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve import local_triton
 from serve.api import WEB, create_app
 from serve.contract import CONTEXTS
-from serve.panel import Budget
-from serve.recommender import BUDGETS, Recommender
-from serve.release import Release
-from serve.sqlite_store import SqliteStore
-from serve.triton import Client
-from tests.releases import START_MS, write_release
+from serve.gauges import Gauges
+from tests.engines import published, started
+from tests.releases import START_MS
 
 NOW = START_MS + 20 * 3_600_000
-PATIENT = {name: Budget(budget.candidates, 10_000) for name, budget in BUDGETS.items()}
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return Release.open(write_release(tmp_path_factory.mktemp("release") / "v1", items=40, room=20))
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    with started(published(folder / "releases", "v1", items=40), folder / "state", "precomputed.active_minutes=0") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def server(release, tmp_path_factory):
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    with local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "item_tower", "ranker")) as started:
-        yield started
-
-
-def http_over(release, url, folder):
-    store = SqliteStore(folder / "live.sqlite")
-    store.load_histories(release.path / "histories.parquet", release.path / "users.parquet", version="v1")
-    recommender = Recommender.of(release, Client(url, timeout_ms=10_000), store=store, budgets=PATIENT)
-    with TestClient(create_app(recommender, now_ms=lambda: NOW)) as http:
-        yield http
-    recommender.close()
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def http(release, server, tmp_path_factory):
-    yield from http_over(release, server.grpc_url, tmp_path_factory.mktemp("store"))
+def http(engine):
+    with TestClient(create_app(engine)) as client:
+        yield client
 
 
 def get(http, path, **params):
@@ -58,10 +39,13 @@ def get(http, path, **params):
 
 def test_an_answer_has_what_was_promised(http):
     answer = get(http, "/v1/recommendations", user_id="u9", count=5, device="tv", region="FR", time=NOW, **{"lambda": 1})
-    assert set(answer) == {"recommendations", "model_version", "generated_in_ms", "answered_by", "request_id", "stage_ms", "dropped"}
+    assert set(answer) == {
+        "recommendations", "rows", "model_version", "generated_in_ms", "answered_by", "request_id", "stage_ms", "dropped", "explored",
+        "arm",
+    }  # fmt: skip
     assert (answer["model_version"], answer["answered_by"], len(answer["recommendations"])) == ("v1", "personalised", 5)
     for shown in answer["recommendations"]:
-        assert set(shown) == {"item_id", "title", "score", "reason", "row"}
+        assert set(shown) == {"item_id", "title", "score", "reason", "row", "sources"}
         assert 0 <= shown["score"] <= 1
     assert sum(answer["stage_ms"].values()) <= answer["generated_in_ms"] + 0.1
 
@@ -136,7 +120,7 @@ def test_a_posted_item_is_found_by_its_title_and_its_neighbours_and_may_have_eve
 def test_a_posted_item_that_cannot_be_is_refused_in_words(http):
     full = [{"item_id": f"x{number}", "title": "t"} for number in range(30)]
     for body, status, field in (
-        ({"item_id": "i3", "title": "t"}, 409, "item_id"), ({"item_id": "x"}, 422, "title"), (full, 507, "body"),
+        ({"item_id": "i3", "title": "t"}, 409, "item_id"), ({"item_id": "x"}, 422, "title"), (full, 507, None),
     ):  # fmt: skip
         response = http.post("/v1/items", json=body)
         assert (response.status_code, response.json()["field"]) == (status, field)
@@ -181,10 +165,13 @@ def test_whatever_item_is_asked_about(http, item_id, count):
 
 def test_health_readiness_and_what_prometheus_reads(http):
     assert get(http, "/healthz") == {"status": "alive"}
-    assert get(http, "/readyz") == {"status": "ready", "model_version": "v1"}
+    ready = get(http, "/readyz")
+    assert (ready["status"], ready["model_version"], set(ready["parts"].values())) == ("ready", "v1", {"ready"})
     get(http, "/v1/recommendations", user_id="u3")
     text = http.get("/metrics").text
     assert re.search(r'towers_answers_total\{answered_by="personalised"\} [1-9]', text)
+    assert re.search(r'towers_arm_answers_total\{arm="champion"\} [1-9]', text)
+    assert re.search(r'towers_part_ready\{part="store"\} 1', text)
     assert re.search(r'towers_request_seconds_count\{stage="ranker"\} [1-9]', text)
 
 
@@ -203,17 +190,67 @@ def test_users_to_pick_and_titles_to_find(http):
     assert [item["item_id"] for item in get(http, "/v1/items", query="the 12TH k")["items"]] == ["i12"]
 
 
-def test_without_triton_pages_are_popular_and_readiness_says_no(release, tmp_path):
-    for http in http_over(release, "127.0.0.1:9", tmp_path):
-        began = time.monotonic()
-        answer = get(http, "/v1/recommendations", user_id="u3", count=4)
-        assert time.monotonic() - began < 5
-        assert answer["answered_by"] == "popular (ranking unavailable)"
-        assert [shown["score"] for shown in answer["recommendations"]] == [None] * 4
-        ready = http.get("/readyz")
-        assert ready.status_code == 503
-        assert "127.0.0.1:9 does not answer" in ready.json()["status"]
-        refused = http.post("/v1/items", json={"item_id": "late", "title": "t"})
-        assert refused.status_code == 503
-        assert http.get("/v1/items/late/similar").status_code == 404
-        assert 'towers_dropped_total{reason="ranking unavailable"} 1' in http.get("/metrics").text
+def test_why_an_item_is_shown_and_why_another_is_not(http):
+    shown = get(http, "/v1/recommendations", user_id="u8", count=5, live=True)["recommendations"][0]
+    told = get(http, "/v1/explanations", user_id="u8", count=5, explain=shown["item_id"])
+    assert told["place"] is not None
+    assert told["heads"]["click"] == pytest.approx(shown["score"], abs=1e-5)
+    assert all(told["filters"].values())
+    assert {source for source, place in told["sources"].items() if place} == set(shown["sources"])
+    assert "on the page" in told["verdict"]
+    http.post("/v1/events", json={"user_id": "why", "item_id": "i5", "event_type": "complete"})
+    watched = get(http, "/v1/explanations", user_id="why", explain="i5")
+    assert watched["verdict"] in ("It was left out: already watched.", "No source proposed it, so it was never ranked.")
+    assert http.get("/v1/explanations", params={"user_id": "u8", "explain": "i99"}).status_code == 404
+    assert http.get("/v1/explanations", params={"user_id": "u8"}).json()["field"] == "explain"
+
+
+def test_the_quiz_asks_until_it_knows_enough_and_a_stranger_who_answered_gets_a_page_of_their_own(http):
+    answers, asked = [], []
+    while (question := http.post("/v1/quiz", json={"answers": answers}).json()["question"]) is not None:
+        assert set(question) == {"item_id", "title", "genres"}
+        asked.append(question["item_id"])
+        answers.append({"item_id": question["item_id"], "liked": [True, False, None][len(asked) % 3]})
+    assert 5 <= len(asked) <= 10
+    assert len(set(asked)) == len(asked)
+    before = get(http, "/v1/recommendations", user_id="quiz taker", count=10)
+    kept = http.post("/v1/users/quiz taker/quiz", json={"answers": answers}).json()["kept"]
+    assert kept == sum(answer["liked"] is not None for answer in answers)
+    after = get(http, "/v1/recommendations", user_id="quiz taker", count=10)
+    assert (before["answered_by"], after["answered_by"]) == ("popular", "personalised")
+    for body in ({"answers": [{"item_id": "i99", "liked": True}]}, {"answers": [{"item_id": "i1"}]}, {"answers": answers * 5}):
+        assert http.post("/v1/quiz", json=body).status_code in (404, 422)
+
+
+def test_not_interested_and_two_skips_are_the_last_of_an_item(http):
+    first = [shown["item_id"] for shown in get(http, "/v1/recommendations", user_id="picky", count=40)["recommendations"]]
+    refused, skipped = first[:2]
+    tell = lambda item, kind: http.post("/v1/events", json={"user_id": "picky", "item_id": item, "event_type": kind}).json()  # noqa: E731
+    for item, kind in ((refused, "not_interested"), (skipped, "skip")):
+        assert tell(item, kind) == {"stored": 1, "repeated": 0}
+    after = [shown["item_id"] for shown in get(http, "/v1/recommendations", user_id="picky", count=40)["recommendations"]]
+    assert refused not in after
+    assert skipped in after
+    tell(skipped, "skip")
+    assert skipped not in [shown["item_id"] for shown in get(http, "/v1/recommendations", user_id="picky", count=40)["recommendations"]]
+
+
+def test_every_slate_is_logged_with_its_arm_sources_places_and_propensities(http, engine):
+    answer = get(http, "/v1/recommendations", user_id="logged", count=25, live=True)
+    deadline = time.monotonic() + 30
+    while not (found := [slate for _, slate in engine.store.slates_since() if slate.request_id == answer["request_id"]]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (slate,) = found
+    assert list(slate.item_ids) == [shown["item_id"] for shown in answer["recommendations"]]
+    assert [list(sources) for sources in slate.sources] == [shown["sources"] for shown in answer["recommendations"]]
+    assert (slate.arm, slate.release, slate.user_id) == ("champion", "v1", "logged")
+    explored = answer["explored"]
+    by_chance = [place for place, propensity in enumerate(slate.propensities, start=1) if propensity is not None]
+    assert by_chance == sorted(explored["places"] if explored else [])
+
+
+def test_what_was_lost_is_counted():
+    gauges = Gauges()
+    gauges.lost("slates not logged", 3)
+    assert b'towers_lost_total{what="slates not logged"} 3.0' in gauges.text()

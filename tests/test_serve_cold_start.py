@@ -9,7 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.features import DISLIKED, EVENT_TYPE_CODE
-from serve.cold_start import LEAST, LEAST_GAIN, MOST, Quiz, Verdicts, blend, draw_users, entropy, fit_quiz, kmeans, shares, verdicts
+from serve.cold_start import (
+    LEAST,
+    LEAST_GAIN,
+    MOST,
+    Quiz,
+    Verdicts,
+    blend,
+    draw_users,
+    entropy,
+    fit_quiz,
+    kmeans,
+    passed_over,
+    shares,
+    verdicts,
+)
 from serve.manifest import ReleaseError
 
 LIKE, NO, SHRUG = True, False, None
@@ -131,7 +145,7 @@ def audience(kinds: int = 4, each: int = 60, items: int = 40, seed: int = 0) -> 
 
 def test_a_prototypes_own_answers_lead_to_its_taste():
     query_UD, said = audience()
-    quiz = fit_quiz(query_UD, said, priors=1, prototypes=4)
+    quiz = fit_quiz(query_UD, said, priors=1)
     assert sorted(quiz.weight_P) == pytest.approx([0.25] * 4)
     for prototype in range(4):
         answers = {}
@@ -160,7 +174,7 @@ def test_the_same_audience_makes_the_same_quiz_and_only_the_well_known_is_asked_
     for name in Quiz.__slots__:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert 40 not in one.item_row_Q and len(one.item_row_Q) == 40
-    assert len(one.weight_P) == 240 // 20
+    assert len(one.weight_P) == 240 // 50
     np.testing.assert_allclose(one.probability_PQ3.sum(2), 1)
     with pytest.raises(ValueError, match="no user has liked or disliked anything"):
         fit_quiz(query_UD, Verdicts(*(column[:0] for column in said)), priors=1)
@@ -191,6 +205,17 @@ def test_the_last_word_counts_and_a_view_says_nothing():
     said = verdicts(*np.array(events).T)
     found = {(int(u), int(i)): bool(liked) for u, i, liked in zip(*said, strict=True)}
     assert found == {(0, 5): False, (0, 6): True, (1, 6): False, (1, 7): True}
+
+
+def test_what_was_shown_and_left_alone_is_disliked_once():
+    said = Verdicts(np.array([0, 1]), np.array([5, 6]), np.array([True, False]))
+    shown = np.array([(0, 5), (0, 6), (0, 6), (1, 6), (1, 9)]).T
+    all_said = passed_over(said, *shown)
+    found = sorted((int(u), int(i), bool(liked)) for u, i, liked in zip(*all_said, strict=True))
+    assert found == [(0, 5, True), (0, 6, False), (1, 6, False), (1, 9, False)]
+    nothing = np.zeros(0, np.int64)
+    for before, after in zip(said, passed_over(said, nothing, nothing), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_a_history_takes_over_by_tenths():

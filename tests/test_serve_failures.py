@@ -40,7 +40,7 @@ def asked(client, user="u9", **more):
 
 def until(client, by, user="u9"):
     """Ask until answered so; a part that came back needs no restart."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while (answer := asked(client, user)[0])["answered_by"] != by:
         assert time.monotonic() < deadline, answer["answered_by"]
         time.sleep(0.2)

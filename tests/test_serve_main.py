@@ -10,20 +10,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from serve.__main__ import main, now_ms
+from serve.__main__ import main
+from serve.clock import Clock
 from serve.publication import publish
-from serve.settings import settings
 from tests.releases import write_release
 
 
 @pytest.fixture
 def root(tmp_path):
     for version in ("v1", "v2"):
-        publish(write_release(tmp_path / "releases" / f".staging-{version}", items=30, version=version), tmp_path / "releases", version)
+        publish(
+            write_release(tmp_path / "releases" / f".staging-{version}", items=30, room=5, version=version), tmp_path / "releases", version
+        )
     return tmp_path
 
 
@@ -87,7 +88,7 @@ def test_up_serves_the_current_release_until_told_to_stop_and_takes_triton_down(
 
 
 def test_recommend_starts_what_it_needs_answers_and_ends(door):
-    code, out, _ = door("recommend", "--user", "u9", "--count", "3", "--json", "time=log-end")
+    code, out, _ = door("recommend", "--user", "u9", "--count", "3", "--json", "time=log-end", "deadline_ms=20000")
     answer = json.loads(out)
     assert (code, answer["answered_by"], len(answer["recommendations"])) == (0, "personalised", 3)
 
@@ -100,7 +101,7 @@ def test_similar_needs_no_server(door, monkeypatch):
 
 def test_releases_are_listed_and_taken_back(door):
     assert re.search(r"v2\W+current", door("release", "list")[1])
-    assert door("release", "rollback")[:2] == (0, "current is now v1; restart `python -m serve up` to serve it\n")
+    assert door("release", "rollback")[:2] == (0, "current is now v1\n")
     code, _, err = door("release", "rollback")
     assert (code, "nothing was current before it" in err) == (1, True)
 
@@ -113,6 +114,12 @@ def test_releases_are_listed_and_taken_back(door):
         (2, ("up", "port=http"), "port=http: should be a valid integer"),
         (2, ("up", "sources.popular.candidates=0"), "sources.popular=Budget(candidates=0"),
         (2, ("up", "time=then"), "time=then: should be 'now' or 'log-end'"),
+        (2, ("up", "arms.shares.challenger=0.5"), "arms.shares: shares are"),
+        (2, ("up", "rules.caps.director=3"), "director"),
+        (2, ("up", "+rules.caps.director=3"), "there is no 'director'"),
+        (2, ("recommend", "--user", "u1", "--lambda", "2"), "lambda must be"),
+        (2, ("release", "promote"), "--version belongs to promote"),
+        (1, ("release", "challenge", "--version", "v9"), "v9"),
         (2, ("up", "sources.popular.candidates=many"), "sources.popular.candidates=many: should be a valid integer"),
         (2, ("similar", "--item", "i99"), "There is no item 'i99'"),
         (2, ("similar", "--item", "i1", "--count", "0"), "count must be"),
@@ -133,21 +140,55 @@ def test_a_port_in_use_is_said_before_anything_is_started(door):
     assert (code, f"127.0.0.1:{port} cannot be listened on" in err) == (1, True)
 
 
-def test_no_release_and_a_damaged_one_are_named(door, root):
+def test_a_damaged_release_is_checked_by_name_and_none_is_said(door, root):
     path = root / "releases" / "v2" / "items.f16"
     path.write_bytes(path.read_bytes()[:-2])
-    code, _, err = door("up", "port=0")
+    code, _, err = door("release", "check")
     assert (code, "items.f16 does not match its checksum" in err) == (1, True)
     os.unlink(root / "releases" / "current")
     code, _, err = door("up", "port=0")
     assert (code, "run `python export.py` first" in err) == (1, True)
 
 
-def test_log_end_is_a_clock_that_goes_on_from_the_end_of_the_log(caplog):
-    last_hour = 400_000  # in 2015
-    stopped = SimpleNamespace(last_hour=last_hour)
-    tell = now_ms(settings(["time=log-end"]), stopped)
-    assert 0 <= tell() - last_hour * 3_600_000 < 60_000
+def test_a_damaged_release_gives_way_to_the_one_before_it(door, root):
+    path = root / "releases" / "v2" / "items.f16"
+    path.write_bytes(path.read_bytes()[:-2])
+    code, out, err = door("recommend", "--user", "u9", "--count", "3", "--json", "time=log-end", "deadline_ms=20000")
+    assert (code, json.loads(out)["model_version"]) == (0, "v1")
+    assert "items.f16 does not match its checksum" in err
+
+
+def test_everybody_is_precomputed_once_and_answered_from_it(door, root):
+    code, out, _ = door("precompute", "time=log-end", "deadline_ms=20000")
+    assert (code, out) == (0, "10 slates of release v2 are ready\n")
+    code, out, _ = door("recommend", "--user", "u9", "--count", "3", "--json", "time=log-end", "precomputed.active_minutes=0")
+    assert json.loads(out)["answered_by"] == "precomputed"
+    code, out, _ = door("recommend", "--user", "u9", "--live", "--count", "3", "--json", "time=log-end", "deadline_ms=20000")
+    assert json.loads(out)["answered_by"] == "personalised"
+
+
+def test_why_is_told_on_the_command_line(door):
+    code, out, _ = door("explain", "--user", "u9", "--item", "i4", "--json", "time=log-end", "deadline_ms=20000")
+    told = json.loads(out)
+    assert (code, told["item_id"]) == (0, "i4")
+    assert told["verdict"].endswith(".")
+    assert set(told["heads"]) == {"click", "complete", "watch_seconds"}
+
+
+def test_a_challenger_is_named_listed_and_withdrawn(door):
+    assert door("release", "challenge", "--version", "v1")[0] == 0
+    assert re.search(r"v1\W+challenger", door("release", "list")[1])
+    assert door("release", "withdraw")[:2] == (0, "no longer challenger: v1\n")
+    assert not re.search("challenger", door("release", "list")[1])
+
+
+def test_log_end_is_a_clock_that_goes_on_from_the_end_of_the_first_log_it_is_told_of(caplog):
+    clock = Clock("log-end")
+    clock.log_ended(400_000)  # in 2015
+    clock.log_ended(400_500)
+    assert 0 <= clock.now_ms() - 400_000 * 3_600_000 < 60_000
     assert not caplog.records
-    assert abs(now_ms(settings([]), stopped)() - time.time() * 1000) < 60_000
+    wall = Clock("now")
+    wall.log_ended(400_000)
+    assert abs(wall.now_ms() - time.time() * 1000) < 60_000
     assert "the log ended" in caplog.text

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -325,15 +326,14 @@ def test_readers_never_see_half_of_an_item(release, client, store):
                 ):
                     wrong.append(row)
 
-    readers = [threading.Thread(target=look) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for number in range(30):
-        release.add(items[number : number + 1], row_NW[number : number + 1])
-        time.sleep(0.002)
-    done.set()
-    for reader in readers:
-        reader.join()
+    with ThreadPoolExecutor(3) as readers:
+        looking = [readers.submit(look) for _ in range(3)]
+        for number in range(30):
+            release.add(items[number : number + 1], row_NW[number : number + 1])
+            time.sleep(0.002)
+        done.set()
+        for reader in looking:
+            reader.result()  # or what it stumbled over
     assert not wrong and len(release.catalogue) == 70
 
 

@@ -35,14 +35,14 @@ def client(url):
 
 
 def within(seconds, ask):
-    """That it fails as a store does, in no more time at the soonest of five (a busy machine is no fault of ours); how it says so."""
+    """That it fails as a store does, in no more time at the median of five (a busy machine is no fault of ours); how it says so."""
     took = []
     for _ in range(5):
         start = time.monotonic()
         with pytest.raises(StoreError) as told:
             ask()
         took.append(time.monotonic() - start)
-    assert min(took) < seconds
+    assert sorted(took)[2] < seconds
     return str(told.value)
 
 
@@ -129,6 +129,15 @@ def test_damage_is_named(url, client):
     store.close()
 
 
+def test_what_is_told_again_pushes_nothing_out(url, client, monkeypatch):
+    monkeypatch.setattr("serve.redis_store.MAX_HISTORY", 3)
+    store = opened(url, history_length=3)
+    store.append([event(n) for n in range(5)])
+    store.append([event(10 + n, item="i4", at=4) for n in range(3)])
+    assert store.read("u").history.item_ids == ("i2", "i3", "i4") and client.zcard("towers:live:u") == 3
+    store.close()
+
+
 BASE = {f"u{n}": [(f"i{n}", WATCH, np.nan, n)] for n in range(20)}
 
 
@@ -164,12 +173,18 @@ def test_a_reader_sees_the_old_until_all_of_the_new_is_there_and_nothing_of_the_
     other.close()
 
 
-def test_what_a_killed_loader_left_is_swept_and_its_lock_expires(url, client, tmp_path):
+def test_what_a_killed_loader_left_is_swept_and_its_lock_expires(url, client, tmp_path, monkeypatch):
     client.sadd("towers:generations", client.incr("towers:generation"))
     client.zadd("towers:1:users", {"u": 0})
     client.set("towers:1:history:u", "half")
     client.set("towers:lock", "the dead", px=300)
-    store = opened(url)
+    store, read = opened(url), redis_base.read_parquet
+
+    def look(path):
+        assert not client.exists("towers:1:history:u")  # there is room for two, and not for three
+        return read(path)
+
+    monkeypatch.setattr("serve.redis_base.read_parquet", look)
     assert store.load_histories(*parquet(tmp_path / "v1", BASE), version="v1")
     assert not list(client.scan_iter("towers:1:*")) and client.smembers("towers:generations") == {b"2"}
     store.close()

@@ -142,6 +142,12 @@ def test_a_reserved_item_counts_from_the_first_place_of_its_window():
     assert filled.held == {1: "creator"}
 
 
+def test_turns_that_wait_do_not_pile_up():
+    """Turns at 0 and 2 fall on reserved places; at 4 the kind comes once, and not again at 5 for what it missed."""
+    filled = fill(range(20), count=7, groups={"new": [17, 18, 19]}, plan={"new": Turn(2, 0)}, reserved={0: 10, 1: 11, 2: 12, 3: 13})
+    assert filled.order_N.tolist() == [10, 11, 12, 13, 17, 0, 18]
+
+
 def test_reserved_items_move_up_when_nothing_else_is_left():
     filled = fill([0, 1, 2, 3], count=10, reserved={8: 2, 5: 1})
     assert filled.order_N.tolist() == [0, 3, 1, 2]

@@ -1,8 +1,8 @@
 """Sources propose within their budgets, each item once, by what they say they go by; and none can hold up or spoil the others."""
 
+import dataclasses
 import threading
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def ask(who=None, query_BD=None, item_row=None, region=None, timestamp=0):
     return Ask(who or person(), query_BD, item_row, region, timestamp)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Fixed:
     """Proposes the same rows, after `wait` is set."""
 
@@ -49,7 +49,7 @@ class Fixed:
         return np.array(self.rows[:count], np.int64)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Broken:
     """Fails."""
 
@@ -206,6 +206,9 @@ def test_time_of_day_decides_for_items_with_events_of_their_own_and_all_day_for_
     score[1][0] = 240 * (200 + 20 * share[1]) / 260
     assert tops[0].tolist() == np.argsort([-s for s in score[0]]).tolist() == [1, 0, 2]
     assert tops[1].tolist() == np.argsort([-s for s in score[1]]).tolist() == [0, 1, 2]
+    # a thousand at other times count little at midnight, when hardly anybody is awake: 10·(5 + .12) / 30 against 1000·.12 / 1020
+    night = decayed({0: (0, 1000, 0, 0, 0, 0), 1: (5, 5, 0, 0, 0, 0)}, half_life_days=(7.0,) * 6)
+    assert [top.tolist() for top in popular(night, 0)[:2]] == [[1, 0], [0, 1]]
     nobody = decayed({5: (0,) * 6}, half_life_days=(7.0,) * 6)
     assert [top.tolist() for top in popular(nobody, 0)] == [[]] * 6
 
@@ -302,6 +305,19 @@ def test_the_order_in_which_events_arrive_changes_no_top(tops, data):
         region: rows.tolist() for region, rows in by_and_by.trending.items()
     }
     assert [rows.tolist() for rows in at_once.popular] == [rows.tolist() for rows in by_and_by.popular]
+
+
+def test_where_nothing_happens_the_hour_still_moves_on(tops):
+    # short 430, 5 and 366 of 801, expected 400, 1 and 400: 30 / √405 = 1.49 and 4 / √6 = 1.63, but after twenty days it is 30 against 4
+    quiet = decayed({0: (430, 400), 1: (5, 1), 2: (366, 400)}, at=START_MS)
+    day = START_MS // DAY_MS
+    exposure = Exposure.of(np.array([0, 0]), np.array([day - 20.0, day - 5.0]))
+    trends = dataclasses.replace(tops.trends, regions={None: decayed({}, at=START_MS), "DE": quiet}, exposure=exposure)
+    before = Tops.of(trends, Pool(new_days=30, rare=0))
+    assert before.trending["DE"].tolist() == [1, 0] and before.explore.tolist() == [1, 0]
+    elsewhere = trends.taken_up(np.array([3]), np.array([START_MS + 20 * DAY_MS]), np.array([None], object))
+    after = before.after(elsewhere)
+    assert after.trending["DE"].tolist() == [0, 1] and after.explore.tolist() == [1]
 
 
 def test_centuries_of_silence_leave_a_count_finite():

@@ -54,7 +54,7 @@ function shelves(recommendations) {
 function notices(answer) {
   const said = [];
   if (answer.answered_by === "popular") said.push("Nothing is known of this user yet: this is what is popular, for nobody in particular.");
-  else if (answer.answered_by !== "personalised") said.push(`Answered by: ${answer.answered_by}.`);
+  else if (!["personalised", "precomputed"].includes(answer.answered_by)) said.push(`Answered by: ${answer.answered_by}.`);
   if (!answer.recommendations.length) said.push("There is nothing left to show.");
   return said.map((text) => element("p", text, "notice"));
 }
