@@ -49,11 +49,15 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
 
 
 def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items among the last `length` events, the newest first, and the code of the newest event of each."""
-    newest_first = who.item_row_E[::-1][:length]
-    _, first = np.unique(newest_first, return_index=True)
-    first.sort()
-    return newest_first[first], who.event_code_E[::-1][first]
+    """The distinct items among the last `length` events, the newest first, and the code of the last event of each that was more than a
+    look, if there was one: whoever disliked an item and looked at it since did not come by anything by it."""
+    newest_first, code = who.item_row_E[::-1], who.event_code_E[::-1]
+    row_X, first_X = np.unique(newest_first[:length], return_index=True)
+    looks_last = np.argsort(code == EVENT_TYPE_CODE["view"], kind="stable")
+    every, told = np.unique(newest_first[looks_last], return_index=True)
+    code_X = code[looks_last][told[np.searchsorted(every, row_X)]]
+    order = first_X.argsort()
+    return row_X[order], code_X[order]
 
 
 def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:

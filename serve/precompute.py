@@ -56,7 +56,7 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
     newest = int(known.history.timestamp_L[-1]) if len(known.history.timestamp_L) else 0
     if request.timestamp - newest < rule.active_minutes * MINUTE_MS:
         return "active"
-    return "stale" if not 0 <= request.timestamp - made.made_at <= rule.stale_hours * HOUR_MS else None
+    return "stale" if request.timestamp - made.made_at > rule.stale_hours * HOUR_MS else None
 
 
 def precompute(recommender: "Recommender", marker: Path, *, now: int, threads: int, tell: Callable[[int], None] = lambda _: None) -> int:
