@@ -43,7 +43,7 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
         return no_causes(len(item_row_N))
     ask_NX = nearest(scorer, history_row_X, item_row_N)
     loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
-    nameable_NX = ask_NX & ~np.isin(code_X, REFUSED)
+    nameable_NX = ask_NX & ~np.isin(code_X, REFUSED) & (history_row_X != item_row_N[:, None])  # nothing is shown because of itself
     named_N = most_missed(loss_NX, nameable_NX)
     if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
         more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
