@@ -42,19 +42,9 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
     history_row_X, code_X = history_items(who, scorer.release.manifest.history_length)
     if not len(history_row_X) or not len(item_row_N):
         return no_causes(len(item_row_N))
-<<<<<<< HEAD
     loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N)
-    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED))
-=======
-    ask_NX = nearest(scorer, history_row_X, item_row_N)
-    loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, ask_NX)
-    nameable_NX = ask_NX & ~np.isin(code_X, REFUSED) & (history_row_X != item_row_N[:, None])  # nothing is shown because of itself
-    named_N = most_missed(loss_NX, nameable_NX)
-    if (rest_NX := ~ask_NX & (named_N >= 0)[:, None]).any():  # the median of the suspects stood for that of the whole history
-        more_NX = losses(scorer, who, history_row_X, item_row_N, probability_N, rest_NX)
-        loss_NX = np.where(rest_NX, more_NX, loss_NX)
-        named_N = np.where(named_N >= 0, most_missed(loss_NX, nameable_NX), -1)
->>>>>>> f84c8d31911abfd99a323a89e09ca2e9b27490cf
+    another_NX = history_row_X != item_row_N[:, None]  # nothing is shown because of itself
+    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED) & another_NX)
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
     return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 

@@ -67,7 +67,8 @@ def precompute(recommender: "Recommender", marker: Path, *, now: int, threads: i
 
     Raises:
         StoreError: the store cannot be read or written.
-        TritonError: a user's slate could only be made without models; what was written stays, and the next run goes on from there.
+        TritonError: a user's slate could not be made whole: a model or a source was away. What was written stays, and the next run goes on
+            from there.
     """
     version = recommender.release.manifest.version
     after = _resumed(marker, version)
