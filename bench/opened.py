@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serve import local_triton
+from serve.course import Policy
 from serve.panel import Budget
-from serve.recommender import Policy, Recommender
+from serve.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings
 from serve.sources import Source, trends_of, usual

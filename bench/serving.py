@@ -36,8 +36,9 @@ import numpy as np
 from bench.opened import keep, machine, opened
 from bench.serving_release import ENCODERS, NOW_MS, World, write
 from serve.contract import Request
+from serve.course import SOURCES_OF
 from serve.panel import BUDGETS
-from serve.recommender import SOURCES_OF, Recommender
+from serve.recommender import Recommender
 from serve.settings import Settings, settings
 from serve.tally import Tally
 

@@ -31,8 +31,9 @@ from data.features import HOUR_MS, genre_share
 from data.world import Truth, World
 from serve import page
 from serve.contract import Candidates, Request
+from serve.course import SOURCES_OF, Course, Policy
 from serve.panel import BUDGETS, LIMIT, Budget
-from serve.recommender import SOURCES_OF, Course, Policy, Recommender
+from serve.recommender import Recommender
 from serve.rules import Rules
 from serve.settings import settings
 from serve.sources import Ask, Collaborative

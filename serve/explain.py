@@ -43,17 +43,22 @@ def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: n
     if not len(history_row_X) or not len(item_row_N):
         return no_causes(len(item_row_N))
     loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N)
-    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED))
+    another_NX = history_row_X != item_row_N[:, None]  # nothing is shown because of itself
+    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED) & another_NX)
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
     return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
 
 def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct items among the last `length` events, the newest first, and the code of the newest event of each."""
-    newest_first = who.item_row_E[::-1][:length]
-    _, first = np.unique(newest_first, return_index=True)
-    first.sort()
-    return newest_first[first], who.event_code_E[::-1][first]
+    """The distinct items among the last `length` events, the newest first, and the code of the last event of each that was more than a
+    look, if there was one: whoever disliked an item and looked at it since did not come by anything by it."""
+    newest_first, code = who.item_row_E[::-1], who.event_code_E[::-1]
+    row_X, first_X = np.unique(newest_first[:length], return_index=True)
+    looks_last = np.argsort(code == EVENT_TYPE_CODE["view"], kind="stable")
+    every, told = np.unique(newest_first[looks_last], return_index=True)
+    code_X = code[looks_last][told[np.searchsorted(every, row_X)]]
+    order = first_X.argsort()
+    return row_X[order], code_X[order]
 
 
 def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
     newest = int(known.history.timestamp_L[-1]) if len(known.history.timestamp_L) else 0
     if request.timestamp - newest < rule.active_minutes * MINUTE_MS:
         return "active"
-    return "stale" if not 0 <= request.timestamp - made.made_at <= rule.stale_hours * HOUR_MS else None
+    return "stale" if request.timestamp - made.made_at > rule.stale_hours * HOUR_MS else None
 
 
 def precompute(recommender: "Recommender", marker: Path, *, now: int, threads: int, tell: Callable[[int], None] = lambda _: None) -> int:
@@ -67,7 +67,8 @@ def precompute(recommender: "Recommender", marker: Path, *, now: int, threads: i
 
     Raises:
         StoreError: the store cannot be read or written.
-        TritonError: a user's slate could only be made without models; what was written stays, and the next run goes on from there.
+        TritonError: a user's slate could not be made whole: a model or a source was away. What was written stays, and the next run goes on
+            from there.
     """
     version = recommender.release.manifest.version
     after = _resumed(marker, version)

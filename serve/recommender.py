@@ -17,7 +17,7 @@ import numpy as np
 from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
 from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
 from serve.cold_start import Quiz, shares
-from serve.contract import Candidates, Known, Precomputed, Recommendation, Request, Slate, UserFields
+from serve.contract import Candidates, Draw, Known, Precomputed, Recommendation, Request, Slate, UserFields
 from serve.course import NOBODY, SOURCES_OF, Course, Policy
 from serve.explain import Causes
 from serve.histories import NOTHING
@@ -202,10 +202,9 @@ class Recommender:
 
     def asked(self, request: Request, who: Person, answered: int) -> tuple[tuple[str, ...], Mapping[str, float]]:
         """Which sources are asked, and what share of its budget each may spend: the fewer events, the less is left to collaboration."""
-        nobody = not len(who.item_row_E) and who.taste_D is None
-        names = NOBODY if nobody and request.context == "homepage" else SOURCES_OF[request.context]
+        names = NOBODY if who.nobody and request.context == "homepage" else SOURCES_OF[request.context]
         told = len(who.item_row_E) + answered  # an answer of the quiz says as much as an event
-        return names, shares(told) if request.context == "homepage" and not nobody else {}
+        return names, shares(told) if request.context == "homepage" and not who.nobody else {}
 
     def ask(self, request: Request, who: Person, query_BD: np.ndarray | None) -> Ask:
         """What the sources are told."""
@@ -252,17 +251,21 @@ class Recommender:
         """Retrieval vectors of what of a history was liked, fp16 (E, D): what an item may be unlike."""
         return self.scorer.vectors(np.unique(history.item_row_BL[0][is_liked(history.event_code_BL[0])]))
 
-    def _draw(self, request: Request, course: Course):
-        """(the draw, candidate positions and kinds of the page after it). The pool is what explore proposed and the page does not hold."""
-        order_N, kind_N = course.page.order_N.copy(), list(course.page.kind_N)
+    def _draw(self, request: Request, course: Course) -> tuple[Draw | None, np.ndarray, Sequence[str]]:
+        """(the draw, candidate positions and kinds of the page after it). The pool is what explore proposed and the page does not hold;
+        what was begun, and what editors put somewhere, stays."""
+        order_N, kind_N = course.page.order_N, list(course.page.kind_N)
         spots = [place - 1 for place in self.policy.rules.explore.places if place <= len(order_N)]
+        spots = [spot for spot in spots if kind_N[spot] not in ("begun", "editorial")]
         pool_E = np.setdiff1d(np.flatnonzero(course.scored.proposed["explore"]), order_N) if request.context == "homepage" else []
-        ids = self.release.catalogue.item_ids
-        position_of = {ids[course.scored.item_row_K[position]]: position for position in pool_E}
+        row_K, ids = course.scored.item_row_K, self.release.catalogue.item_ids
+        position_of = {ids[row_K[position]]: position for position in pool_E}
         drawn = chance.draw(request.request_id, slots=spots, pool=tuple(position_of), epsilon=self.policy.rules.explore.epsilon)
-        for slot, item in zip(drawn.slots, drawn.drawn, strict=True) if drawn else ():
-            if item is not None:
-                order_N[slot], kind_N[slot] = position_of[item], "new"
+        if drawn is not None:
+            order_N = order_N.copy()
+            for slot, item in zip(drawn.slots, drawn.drawn, strict=True):
+                if item is not None:
+                    order_N[slot], kind_N[slot] = position_of[item], "explored"
         return drawn, order_N, kind_N
 
     def _causes(self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, tally: Tally) -> Causes:
@@ -281,15 +284,15 @@ class Recommender:
         if request.item_id is not None:
             title = catalogue.titles[slates.row_of(self.release, request.item_id)]
             return [(f"Similar to {title}", f"More like {title}")] * len(row_N)
-        if not len(course.who.item_row_E) and course.who.taste_D is None:
+        if course.who.nobody:
             kind_N = [kind or "popular" for kind in kind_N]  # for nobody in particular nothing is picked
         share_G = genre_share(catalogue.genre_IG, course.history)[0]
         shown = shelves.Shown(kind_N, cause, catalogue.genre_IG[row_N] > 0)
-        return shelves.say(shown, catalogue.titles, self.release.genres, share_G, course.who.region)
+        region = self.panel.source("trending").where(self.ask(request, course.who, None))
+        return shelves.say(shown, catalogue.titles, self.release.genres, share_G, region)
 
     def _answered_by(self, request: Request, course: Course, tally: Tally) -> str:
-        nobody = not len(course.who.item_row_E) and course.who.taste_D is None
-        by = "personalised" if not nobody else "popular" if request.item_id is None else "similar"
+        by = "personalised" if not course.who.nobody else "popular" if request.item_id is None else "similar"
         without = [*course.missing, *(part for lost, part in slates.PARTS.items() if lost in tally.dropped)]
         return f"{by} (without {', '.join(without)})" if without else by
 
@@ -300,6 +303,8 @@ class Recommender:
         request, tally = Request(user_id, now, count=precompute.DEPTH, live=True), Tally()
         course = self.course(request, known, tally)
         told = self._told(request, course, course.page.order_N, course.page.kind_N, tally)
+        if lost := [*course.missing, *(part for part in slates.PARTS if part in tally.dropped)]:
+            raise TritonError(f"the slate of user {user_id!r} cannot be made whole now: {', '.join(lost)}")
         return Precomputed(now, known.sequence, self.release.manifest.version, course.query_BD[0], told)
 
     def close(self) -> None:

@@ -38,6 +38,11 @@ class Person:
     age: int | None = None
     taste_D: np.ndarray | None = None
 
+    @property
+    def nobody(self) -> bool:
+        """Whether nothing is known of what they like."""
+        return not len(self.item_row_E) and self.taste_D is None
+
 
 def person(release: Release, request: Request, history: History, fields: UserFields) -> tuple[Person, int]:
     """The person of a request, and how many events were left out because the catalogue does not know their item.

@@ -19,6 +19,7 @@ TOP = 6  # items chosen for their worth that are top picks, whatever else might 
 MUCH = 0.2  # of what a user took up, from which on a genre is much of it
 CONTINUE, PICKS, EDITORS, NEW = "Continue watching", "Top Picks for You", "Editors' choice", "New for you"
 POPULAR, DIFFERENT = "Popular now", "Something different"
+EXPLORED = "New, or seldom shown so far"
 VERB = {
     EVENT_TYPE_CODE["view"]: "looked at",
     EVENT_TYPE_CODE["click"]: "opened",
@@ -60,13 +61,14 @@ def because(cause: Causes, titles: Sequence[str]) -> list[str | None]:
 def say(shown: Shown, titles: Sequence[str], genres: Sequence[str], share_G: np.ndarray, region: str | None) -> list[tuple[str, str]]:
     """(reason, row) of each item of a homepage. `titles` by item row; `share_G` says what the user's history is made of."""
     row_of = {"begun": CONTINUE, "editorial": EDITORS, "new": NEW, "popular": POPULAR, "different": DIFFERENT, "trending": trending(region)}
+    row_of["explored"] = DIFFERENT
     sentence_N = because(shown.cause, titles)
     beyond = [place for place, kind in enumerate(shown.kind_N) if not kind][TOP:]
     rows = causes_with_rows(shown.cause.item_row_N.tolist(), sentence_N, beyond)
     said = []
     for place, (kind, sentence) in enumerate(zip(shown.kind_N, sentence_N, strict=True)):
         if kind:
-            said.append((REASON.get(row_of[kind], row_of[kind]), row_of[kind]))
+            said.append((EXPLORED if kind == "explored" else REASON.get(row_of[kind], row_of[kind]), row_of[kind]))
         elif sentence is None:
             said.append((REASON[PICKS], PICKS))
         else:

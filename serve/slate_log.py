@@ -87,15 +87,18 @@ class SlateLog:
 
     def _run(self) -> None:
         batch: list[LoggedSlate] = []
+        told = ""
         while not (self._closing.wait(EVERY_S) and self._waiting.empty() and not batch):
             while len(batch) < AT_ONCE and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             try:
                 if batch:
                     self._store.log_slates(batch)
-                batch = []
+                batch, told = [], ""
             except StoreError as error:
-                logger.warning("%d slates wait to be logged: %s", len(batch) + self._waiting.qsize(), error)
+                if str(error) != told:  # five times a second would be too often
+                    told = str(error)
+                    logger.warning("%d slates wait to be logged: %s", len(batch) + self._waiting.qsize(), error)
                 if self._closing.is_set():
                     self._dropped(len(batch))
                     return

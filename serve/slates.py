@@ -89,10 +89,10 @@ def precomputed(recommender: "Recommender", request: Request, known: Known, tall
         held, rest = left[: request.count], left[request.count :]
         explore = recommender.policy.rules.explore
         pool = {shown.item_id: shown for shown in rest if "explore" in shown.sources}
-        slots = [place - 1 for place in explore.places if place <= len(held)]
+        slots = [place - 1 for place in explore.places if place <= len(held) and held[place - 1].row != shelves.EDITORS]
         drawn = chance.draw(request.request_id, slots=slots, pool=tuple(pool), epsilon=explore.epsilon)
         for slot, item in zip(drawn.slots, drawn.drawn, strict=True) if drawn else ():
-            held[slot] = held[slot] if item is None else replace(pool[item], reason=shelves.REASON[shelves.NEW], row=shelves.NEW)
+            held[slot] = held[slot] if item is None else replace(pool[item], reason=shelves.EXPLORED, row=shelves.DIFFERENT)
         said = shelves.gathered([(shown.reason, shown.row) for shown in held])
         told = [replace(shown, row=row) for shown, (_, row) in zip(held, said, strict=True)]
     return slate(recommender, request, told, answered_by, tally, drawn)
@@ -119,7 +119,7 @@ def without_models(recommender: "Recommender", request: Request, known: Known, t
     else:
         rising_N = panel.proposed_by(Candidates(row_N, source_N), "trending")
         by = "trending" if rising_N.any() else "popular"
-        here = shelves.trending(who.region)
+        here = shelves.trending(panel.source("trending").where(recommender.ask(request, who, None)))
         said = [(here, here) if rising else (shelves.REASON[shelves.POPULAR], shelves.POPULAR) for rising in rising_N]
     parts = [NO_RANKING, *(name for name in PARTS if name in tally.dropped)]
     told = recommendations(recommender, Candidates(row_N, source_N), [None] * len(row_N), said)

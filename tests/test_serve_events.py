@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from serve import events
 from serve.events import MAX_EVENTS, parse, record
 from serve.limits import InvalidRequest
-from serve.recommender import UnknownItem
 from serve.release import Release
+from serve.slates import UnknownItem
 from serve.sqlite_store import SqliteStore
 from tests.releases import write_release
 

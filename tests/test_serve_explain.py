@@ -92,6 +92,14 @@ def test_by_hand_the_only_item_of_a_history_is_the_cause_of_what_lies_near_it(sc
     assert found.loss_N == pytest.approx([expected, 0], abs=1e-3)
 
 
+def test_nothing_is_shown_because_of_itself(scorer):
+    """An item looked at may be shown again: it is nearest to itself, and lost without itself."""
+    events = [(4, "view", 1), (9, "watch", 0)]
+    probability_N = by_formula(scorer.release, events, np.array([4])).astype(np.float32)
+    assert left_out(scorer.release, events, np.array([4]))[1][0].tolist()[1] > NOTICEABLE  # without 4, the older
+    assert causes(scorer, person(events), np.array([4]), probability_N).item_row_N.tolist() != [4]
+
+
 def test_of_nobody_and_of_nothing_nothing_is_said(scorer):
     for who, count in ((person([]), 3), (person([(1, "watch", 0)]), 0)):
         found = causes(scorer, who, np.arange(count), np.full(count, 0.5, np.float32))
@@ -114,7 +122,7 @@ def test_everything_named_is_a_cause_by_brute_force_and_nothing_nearby_that_is_o
     for number, (row, code, loss) in enumerate(zip(found.item_row_N, found.event_code_N, found.loss_N, strict=True)):
         loss_X = loss_NX[number]
         near_X = cosine_NX[number] >= np.sort(cosine_NX[number])[::-1][: min(SUSPECTS, len(items))][-1] - 1e-6
-        may_X = np.array([CODE[what_was_said(events, item)] not in REFUSED for item in items])
+        may_X = np.array([CODE[what_was_said(events, item)] not in REFUSED and item != shown[number] for item in items])
         if row >= 0:
             place = items.index(row)
             assert may_X[place] and near_X[place]
@@ -142,7 +150,7 @@ def test_the_quiz_counts_while_an_item_is_left_out(scorer):
     """With a taste from the quiz a short history is blended: what is lost is lost of the blend, asked about one history at a time."""
     release, events = scorer.release, [(4, "watch", 30), (9, "complete", 20), (23, "rate", 3)]
     taste_D = np.asarray(release.items)[11, WIDTH:].astype(np.float32)
-    who, shown = person(events, taste_D=taste_D), np.array([4, 9, 11, 23, 40, 41, 42])
+    who, shown = person(events, taste_D=taste_D), np.array([5, 10, 11, 24, 40, 41, 42])
 
     def asked(left):
         pad = [0] * (LENGTH - len(left))

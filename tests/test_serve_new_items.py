@@ -18,8 +18,8 @@ from serve import local_triton, new_items
 from serve.contract import Request
 from serve.limits import InvalidRequest
 from serve.new_items import Exists, NewItems, encode, parse, post, read, texts
-from serve.panel import Budget
-from serve.recommender import BUDGETS, Recommender
+from serve.panel import BUDGETS, Budget
+from serve.recommender import Recommender
 from serve.release import NoRoom, Release
 from serve.sqlite_store import SqliteStore
 from serve.store import Event, StoreError

@@ -207,6 +207,18 @@ def test_boosts_decide_the_order_and_never_what_is_different(told, count):
     assert made.order_N.tolist() == np.argsort(-other.worth_K, kind="stable")[:count].tolist()
 
 
+def test_turns_fall_on_their_places_counted_from_one():
+    rng = np.random.default_rng(5)
+    worth_K = np.linspace(0.9, 0.1, 60).astype(np.float32)
+    proposed = {"trending": np.arange(60) >= 30, "popular": np.arange(60) >= 45, "half watched": np.zeros(60, bool)}
+    scored = Scored(np.arange(60), worth_K, worth_K, rng.normal(size=(60, 4)), proposed)
+    rules = Rules(turns={"trending": Turn(6, 4), "popular": Turn(12, 4)})
+    made = arranged((scored, catalogue_of(rng, 60, 3), rules, {}, np.zeros((0, 4))), count=20, mmr_lambda=1.0)
+    at = {place: kind for place, kind in enumerate(made.kind_N, start=1) if kind}
+    assert at == {4: "trending", 5: "popular", 10: "trending", 16: "trending", 17: "popular"}  # of two on one place the other has the next
+    assert made.order_N.tolist() == [0, 1, 2, 30, 45, 3, 4, 5, 6, 31, 7, 8, 9, 10, 11, 32, 46, 12, 13, 14]
+
+
 def test_what_variety_chose_is_told_step_by_step():
     rng = np.random.default_rng(5)
     catalogue = catalogue_of(rng, 40, 3)

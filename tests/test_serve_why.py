@@ -9,8 +9,9 @@ import pytest
 
 from serve import local_triton
 from serve.contract import Request
+from serve.course import Policy
 from serve.panel import BUDGETS, LIMIT, Budget
-from serve.recommender import Policy, Recommender
+from serve.recommender import Recommender
 from serve.release import Release
 from serve.rules import Boost, Rules, Turn
 from serve.slates import UnknownItem, passing_store
