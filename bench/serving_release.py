@@ -57,7 +57,7 @@ class World(NamedTuple):
     threads: int = 1
     instances: int = 1
     seed: int = 0
-    # Of the index's cells, 2,828 of 500,000 items. Clusters are no trained vectors: measured by users' queries 5 would do, by items' own 465.
+    # Of the index's cells, 2,828 of 500,000 items. Clusters are no trained vectors: by users' queries 5 would do, by items' own 465.
     probes: int = 128
 
     @property
