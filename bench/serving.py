@@ -2,7 +2,7 @@
 
     python -m bench.serving                                  # 500,000 synthetic items of width 256; some minutes more the first time
     python -m bench.serving --items 20000 --requests 100
-    python -m bench.serving --scale 0.6                      # of every source's budget: 600 candidates rather than 1,000
+    python -m bench.serving --scale 1                        # the budgets as they are: of this release 750 candidates rather than 1,000
 
 A request is the homepage of a user with 50 events, made live and as conf/serve.yaml has it: history from SQLite, user tower, seven sources,
 filters, ranker, a page of 25, verified reasons. In process, threads call one `Recommender`; over HTTP, `python -m serve up` answers
@@ -234,7 +234,9 @@ def main() -> None:
     parser.add_argument("--encoder", choices=ENCODERS, default="mean")
     parser.add_argument("--threads", type=int, default=1, help="of each model instance on Triton")
     parser.add_argument("--instances", type=int, default=1, help="of each model on Triton")
-    parser.add_argument("--scale", type=float, default=1.0, help="of every source's budget of candidates")
+    parser.add_argument(
+        "--scale", type=float, default=1.5, help="of every source's budget: what they propose overlaps, and 1,000 merged are wanted"
+    )
     parser.add_argument("--requests", type=int, default=300, help="in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
