@@ -82,8 +82,8 @@ class Silent:
 
 
 def trained(world: World, kind: str, folder: Path) -> Path:
-    """The releases folder of a world: the two towers trained on it as the experiments do, the ranker by the propensities that the world's log
-    has (`bias=logged`), exported. Once."""
+    """The releases folder of a world: the two towers trained on it as the experiments do, the ranker by the propensities of the log
+    (`bias=logged`), exported. Once."""
     name = f"{kind}-{world.users}-{world.items}-{world.events}-{world.seed}"
     home = folder / name
     if not (home / "releases" / "current").exists():
