@@ -281,8 +281,9 @@ class NewItems:
             self.left_out += over
             logger.error("no room for %s posted items: %s", f"{over:,}", MORE_ROOM)
             items = items.filter(~new | (new.cum_sum() <= catalogue.room))
-        if len(items):
-            row_N = self._release.add(items, encode(items, self._release, self._client))
+        if not len(items):
+            return 0
+        row_N = self._release.add(items, encode(items, self._release, self._client))
         for row, posted_at in zip(row_N, items["posted_at"].to_list(), strict=True):
             self._added(np.array([row]), posted_at)
         return len(items)
