@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serve import index as indexes
-from serve.index import Index, IndexFileError, automatic, exact, hnsw, ivf_sq8, recall
+from serve.index import LEAST_PROBES, Index, IndexFileError, automatic, exact, hnsw, ivf_sq8, recall
 
 
 def clustered(count: int, width: int, seed: int, spread: float = 0.8) -> np.ndarray:
@@ -49,6 +49,20 @@ def test_recall_by_hand():
 def test_recall_at_500_on_clusters(built, kind, at_least):
     assert built[kind].kind == kind
     assert recall(built[kind], built["exact"], QUERIES, 500) >= at_least
+
+
+def test_neighbours_of_an_item_are_found_by_a_quarter_of_the_probes():
+    """Clusters as wide as they lie apart, so that a neighbourhood is many cells; a sixteenth finds visibly less."""
+    items = clustered(20_000, 32, 1, spread=1.0)
+    some, index, judge = items[:50], ivf_sq8(items, nprobe=280), exact(items)
+    _, true_BK = judge.search(some, 50)
+
+    def share(probe_share):
+        _, found_BK = index.search(some, 50, probe_share=probe_share)
+        return np.mean([np.isin(true_K, found_K).mean() for true_K, found_K in zip(true_BK, found_BK, strict=True)])
+
+    assert share(0.25) >= 0.97 and share(0.25) <= share(1.0)
+    assert share(0.0) == share(LEAST_PROBES / 280)
 
 
 def test_probes_follow_the_queries_given():
