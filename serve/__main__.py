@@ -80,7 +80,7 @@ def main() -> int:
     try:
         top = parser()
         arguments, rest = top.parse_known_args()  # argparse takes no more positional words after a flag, and people write them there
-        if odd := [word for word in rest if word.startswith("-") or "=" not in word]:
+        if odd := [word for word in rest if word.startswith("-") or not ("=" in word or word.startswith("~"))]:
             top.error(f"unrecognized arguments: {' '.join(odd)}")
         arguments.overrides += rest
         shared = [one for one in arguments.overrides if arguments.command != "retrain" or one.startswith(SHARED)]
