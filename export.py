@@ -38,6 +38,7 @@ from towers.ranking_data import ask, history_at
 from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
 
 logger = logging.getLogger("export")
+PROBING = 128  # users whose queries an index is tuned to
 
 
 def publish_challenger(staging: Path, root: Path, version: str) -> None:
@@ -190,9 +191,21 @@ def quiz(log: Log, saved: SavedRetrieval) -> Quiz:
     """The quiz for strangers, from the queries of users as they stood at their last event and from what they think of items."""
     said = passed_over(verdicts(log.user_row_E, log.item_row_E, log.event_code_E), *shown_pairs(log))
     user_row_U, said = draw_users(said)
+    return fit_quiz(queries_of(log, saved, user_row_U), said, priors=len(saved.half_lives_days))
+
+
+def last_queries(log: Log, saved: SavedRetrieval, count: int) -> np.ndarray:
+    """What `count` of the users, evenly drawn, asked at their last event: float32 (U, D). An index is tuned to such queries."""
+    active = np.flatnonzero(np.diff(log.offset_U1))
+    user_row_U = active[np.linspace(0, len(active) - 1, min(count, len(active))).astype(np.int64)]
+    return queries_of(log, saved, user_row_U)
+
+
+def queries_of(log: Log, saved: SavedRetrieval, user_row_U: np.ndarray) -> np.ndarray:
+    """Queries of users with events as they stood at their last event, float32 (U, D)."""
     last_U = log.offset_U1[user_row_U + 1] - 1
     history = history_at(log, log.offset_U1[user_row_U], last_U + 1, log.timestamp_E[last_U], saved.history_length)
-    return fit_quiz(ask(saved, history, log.moment_EC[last_U]).numpy(), said, priors=len(saved.half_lives_days))
+    return ask(saved, history, log.moment_EC[last_U]).numpy()
 
 
 def shown_pairs(log: Log) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +311,8 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     write_tables(staging, log, saved, ranks["clock_half_life_days"], cfg.room)
     write_trends(staging, log, cfg.half_life_days)
     write_content(staging, log, saved.width, instantiate(cfg.index))
-    instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy()).save(staging / "index.faiss")
+    index = instantiate(cfg.index)(saved.rows_after(log)[:, saved.width :].float().numpy(), query_BD=last_queries(log, saved, PROBING))
+    index.save(staging / "index.faiss")
     np.savez(staging / "golden.npz", **golden_tensors(retrieval, ranking))
     (staging / "golden.json").write_text("[]")
     manifest = {

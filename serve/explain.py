@@ -30,6 +30,17 @@ class Causes:
     event_code_N: np.ndarray
     loss_N: np.ndarray
 
+    def at(self, asked_N: np.ndarray) -> "Causes":
+        """The same among all shown items, of which these are those where `asked_N` (bool); the others have none."""
+        whole = no_causes(len(asked_N))
+        for all_N, some_N in zip(whole.arrays(), self.arrays(), strict=True):
+            all_N[asked_N] = some_N
+        return whole
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, codes, losses)."""
+        return self.item_row_N, self.event_code_N, self.loss_N
+
 
 def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
     """Leave each history item out, and see whose absence each shown item suffers from most.

@@ -164,8 +164,8 @@ class Index:
         raise IndexFileError(f"{path}: holds a {type(plain).__name__}, none of exact, ivf_sq8, hnsw; export the release again")
 
 
-def exact(vector_ID: np.ndarray) -> Index:
-    """Every inner product: the judge of the others, and the choice for small catalogues and for GPUs.
+def exact(vector_ID: np.ndarray, *, query_BD: np.ndarray | None = None) -> Index:
+    """Every inner product: the judge of the others, and the choice for small catalogues and for GPUs. Of queries nothing is to be learned.
 
     Raises:
         ValueError: the vectors (fp16 or fp32) are not (I, D) and finite, or there are none. So do the builders below.

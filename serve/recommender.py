@@ -178,7 +178,7 @@ class Recommender:
         """What is shown at these candidate positions, and why."""
         row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
         with tally.stage("explain"):
-            cause = self._causes(request, course, row_N, probability_N, tally)
+            cause = self._causes(request, course, row_N, probability_N, np.array([not kind for kind in kind_N], bool), tally)
         with tally.stage("rows"):
             said = self._say(request, course, row_N, kind_N, cause)
             shown = Candidates(row_N, course.candidates.source_K[order_N])
@@ -268,12 +268,15 @@ class Recommender:
                     order_N[slot], kind_N[slot] = position_of[item], "explored"
         return drawn, order_N, kind_N
 
-    def _causes(self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, tally: Tally) -> Causes:
-        """Reasons that were found true; none, and counted so, where the models had no time left to be asked."""
+    def _causes(
+        self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, asked_N: np.ndarray, tally: Tally
+    ) -> Causes:
+        """Reasons that were found true, of items that a kind's turn does not speak for already (`asked_N`); none, and counted so, where the
+        models had no time left to be asked."""
         if request.context == "item":
             return explain.no_causes(len(row_N))
         try:
-            return explain.causes(self.scorer.until(tally.deadline), course.who, row_N, probability_N)
+            return explain.causes(self.scorer.until(tally.deadline), course.who, row_N[asked_N], probability_N[asked_N]).at(asked_N)
         except TritonError as error:
             logger.warning("request %s answered without reasons: %s", request.request_id, error)
             tally.drop({slates.NO_REASONS: 1})
