@@ -3,7 +3,7 @@
 Of each world some users are held out of everything: of the two-tower's training, of the prototypes and of the counts. Their answers
 come from the truth. "Don't know it" is what a user answers about an item they never looked at during the world's eight weeks
 (`Truth.examined_N`); of any other they say "like it" with the probability that it attracts them at the log's end (`Truth.relevance`),
-else "dislike it", drawn once for each user and item, so that all questioners hear the same. Such people know one askable item in five
+else "dislike it", drawn once for each user and item, so that all questioners hear the same. Such people know one askable item in seven
 or so; `all known` asks them as if they knew every item. The taste is judged by the 20 items nearest to it in the whole catalogue, asked
 ones too: the mean of `Truth.relevance` for that user; and by its cosine with the user's own query, that of their whole history.
 

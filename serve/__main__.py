@@ -1,5 +1,9 @@
 """The engineer's door: `python -m serve up`, and everything else one asks of releases, users and experiments from a shell."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: matrices of one request are small, and requests are the parallel part
+
 import argparse
 import logging
 import signal
@@ -76,7 +80,7 @@ def main() -> int:
     try:
         top = parser()
         arguments, rest = top.parse_known_args()  # argparse takes no more positional words after a flag, and people write them there
-        if odd := [word for word in rest if word.startswith("-") or "=" not in word]:
+        if odd := [word for word in rest if word.startswith("-") or not ("=" in word or word.startswith("~"))]:
             top.error(f"unrecognized arguments: {' '.join(odd)}")
         arguments.overrides += rest
         shared = [one for one in arguments.overrides if arguments.command != "retrain" or one.startswith(SHARED)]

@@ -113,7 +113,8 @@ class Engine:
             if row is None:
                 return None
             catalogue = served.recommender.release.catalogue
-            return {"item_id": catalogue.item_ids[row], "title": catalogue.titles[row], "genres": catalogue.frame["genres"][row]}
+            genres = catalogue.frame["genres"].slice(row, 1).to_list()[0]
+            return {"item_id": catalogue.item_ids[row], "title": catalogue.titles[row], "genres": genres}
 
     def answered(self, user_id: str, answers: Sequence[tuple[str, bool | None]]) -> int:
         """Keep what a user answered; how many answers say something. "Don't know it" says nothing to keep.

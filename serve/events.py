@@ -4,10 +4,9 @@ import uuid
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 
 from data.schema import EVENT_TYPES
-from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
+from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, refusal
 from serve.release import Release
 from serve.slates import UnknownItem
 from serve.store import Event, Store
@@ -68,14 +67,7 @@ def parse(body: bytes, now: int) -> tuple[Event, ...]:
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
     check_size(len(body))
-    try:
-        read = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest("body", f"is not JSON: {error}.") from error
-    posted = read if isinstance(read, list) else [read]
-    if not 1 <= len(posted) <= MAX_EVENTS:
-        raise InvalidRequest("body", f"holds {len(posted):,} events; expected 1 to {MAX_EVENTS:,}.")
-    return tuple(_event(one, now, f"[{number}]." if posted is read else "") for number, one in enumerate(posted))
+    return tuple(_event(one, now, within) for within, one in one_or_many(body, most=MAX_EVENTS, what="events"))
 
 
 def _event(raw: object, now: int, within: str) -> Event:

@@ -2,8 +2,9 @@
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import from_json
 
-from serve.contract import CONTEXTS, MAX_COUNT, MAX_ID_BYTES, Request
+from serve.contract import CONTEXTS, DIVERSITIES, MAX_COUNT, MAX_ID_BYTES, Request
 
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999
 
@@ -32,6 +33,22 @@ def check_id(name: str, value: str) -> None:
         raise InvalidRequest(name, "holds half of a character (a lone surrogate); expected UTF-8.")
 
 
+def one_or_many(body: bytes, *, most: int, what: str) -> list[tuple[str, object]]:
+    """What a JSON text tells of one thing or of a list of them, each with the beginning of its fields' names ("[3]." in a list).
+
+    Raises:
+        InvalidRequest: it is not JSON, or holds none or more than `most` of `what` it tells.
+    """
+    try:
+        read = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest("body", f"is not JSON: {error}.") from error
+    told = [(f"[{number}].", one) for number, one in enumerate(read)] if isinstance(read, list) else [("", read)]
+    if not 1 <= len(told) <= most:
+        raise InvalidRequest("body", f"holds {len(told):,} {what}; expected 1 to {most:,}.")
+    return told
+
+
 def check(request: Request) -> None:
     """Raises InvalidRequest unless every field of the request can be answered."""
     check_id("user_id", request.user_id)
@@ -41,6 +58,8 @@ def check(request: Request) -> None:
             check_id(name, value)
     if request.context not in CONTEXTS:
         raise InvalidRequest("context", f"must be one of {', '.join(CONTEXTS)}.")
+    if request.diversity not in DIVERSITIES:
+        raise InvalidRequest("diversity", f"must be one of {', '.join(DIVERSITIES)}.")
     if request.item_id is not None:
         check_id("item_id", request.item_id)
     if (request.context == "item") != (request.item_id is not None):

@@ -17,13 +17,12 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 
 from data.content import ContentRecipe
 from data.schema import ITEMS, check_table
 from serve.catalogue import POSTED
 from serve.contract import MAX_BATCH
-from serve.limits import LATEST_MS, InvalidRequest, check_id, refusal
+from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, refusal
 from serve.release import MORE_ROOM, NoRoom, Release
 from serve.store import Store, StoreError
 from serve.triton import Client, TritonError
@@ -109,14 +108,7 @@ def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
     check_size(len(body))
-    try:
-        read = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest("body", f"is not JSON: {error}.") from error
-    posted = read if isinstance(read, list) else [read]
-    if not 1 <= len(posted) <= MAX_ITEMS:
-        raise InvalidRequest("body", f"holds {len(posted):,} items; expected 1 to {MAX_ITEMS}.")
-    told = [_item(one, release, f"[{number}]." if posted is read else "") for number, one in enumerate(posted)]
+    told = [_item(one, release, within) for within, one in one_or_many(body, most=MAX_ITEMS, what="items")]
     first: dict[str, int] = {}
     for number, item in enumerate(told):
         if first.setdefault(item.item_id, number) != number:
@@ -281,8 +273,9 @@ class NewItems:
             self.left_out += over
             logger.error("no room for %s posted items: %s", f"{over:,}", MORE_ROOM)
             items = items.filter(~new | (new.cum_sum() <= catalogue.room))
-        if len(items):
-            row_N = self._release.add(items, encode(items, self._release, self._client))
+        if not len(items):
+            return 0
+        row_N = self._release.add(items, encode(items, self._release, self._client))
         for row, posted_at in zip(row_N, items["posted_at"].to_list(), strict=True):
             self._added(np.array([row]), posted_at)
         return len(items)

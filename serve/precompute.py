@@ -54,7 +54,7 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
     if known.answers and len(known.history.item_ids) < ENOUGH:
         return "answered the quiz"
     newest = int(known.history.timestamp_L[-1]) if len(known.history.timestamp_L) else 0
-    if request.timestamp - newest < rule.active_minutes * MINUTE_MS:
+    if max(request.timestamp - newest, 0) < rule.active_minutes * MINUTE_MS:
         return "active"
     return "stale" if request.timestamp - made.made_at > rule.stale_hours * HOUR_MS else None
 

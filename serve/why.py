@@ -9,6 +9,7 @@ import numpy as np
 
 from serve import explain, slates
 from serve.contract import Known, Request
+from serve.likeness import unit
 from serve.panel import LIMIT
 from serve.tally import Tally
 
@@ -23,9 +24,10 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
     `verdict` is a sentence. `sources` tells for each source asked the place (from 1) at which it proposed the item, null where it did not,
     or why it is missing. `filters` tells which let it pass; `boosts` by what factor each multiplied its probability; `heads` what the
     ranker predicts of it; `contributions` how much of its probability is lost without each item of the history (all that the models
-    read), the largest loss first; `diversity` the step at which variety chose it, its likeness to what was chosen before and the score of
-    that step; `cap` the rule that held it back from a place it would have had; `place` its place in the slate, from 1. Numbers that are
-    none are null.
+    read), the largest loss first; `diversity` the step at which variety chose it, its likeness to what was chosen before (calibrated: the
+    divergence of the genres so far) and the score of that step; `steps` what was chosen at each step by which score, and by MMR this
+    item's own score there; `cap` the rule that held it back from a place it would have had; `place`
+    its place in the slate, from 1. Numbers that are none are null.
 
     Nothing is drawn by chance here: the slate is that before the explore slots and before its rows are gathered.
 
@@ -42,7 +44,7 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
         "model_version": recommender.release.manifest.version,
         "sources": _sources(recommender, request, course, known, row),
         "filters": None, "boosts": None, "heads": None, "probability": None, "worth": None, "rank": None, "contributions": None,
-        "diversity": None, "cap": None, "place": None, "place_given_by": None,
+        "diversity": None, "steps": None, "cap": None, "place": None, "place_given_by": None,
     }  # fmt: skip
     told |= _alone(recommender, course, row)
     proposed = np.flatnonzero(course.proposed.item_row_K == row)
@@ -64,17 +66,41 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
     told["worth"] = float(course.scored.worth_K[position])
     told["rank"] = int((course.scored.worth_K > course.scored.worth_K[position]).sum()) + 1
     told["cap"] = course.page.held.get(position)
+    told["steps"] = _steps(recommender, request, course, position)
     chosen = np.flatnonzero(course.page.main.order_N == position)
     if len(chosen):
         step = int(chosen[0])
         likeness, score = float(course.page.main.similarity_N[step]), float(course.page.main.score_N[step])
-        told["diversity"] = {"method": request.diversity, "step": step + 1, "similarity": likeness, "score": score}
+        told["diversity"] = {
+            "method": request.diversity,
+            "step": step + 1,
+            "divergence" if request.diversity == "calibrated" else "similarity": likeness,
+            "score": score,
+        }
     place = np.flatnonzero(course.page.order_N == position)
     if not len(place):
         return told | {"verdict": _not_shown(request, told, len(course.scored.item_row_K))}
     kind = course.page.kind_N[int(place[0])]
     told |= {"place": int(place[0]) + 1, "place_given_by": kind or "worth and variety"}
     return told | {"verdict": f"It is on the page, at place {told['place']} of the slate, by {told['place_given_by']}."}
+
+
+def _steps(recommender: "Recommender", request: Request, course: "Course", position: int) -> list[dict[str, object]]:
+    """Step by step as long as the page: what was chosen, its score, and what this item's would have been, until it was chosen itself."""
+    main, scored, ids = course.page.main, course.scored, recommender.release.catalogue.item_ids
+    order_N = main.order_N[: request.count]
+    unit_KD = unit(scored.vector_KD[np.append(order_N, position)])
+    likeness_N = np.maximum.accumulate(np.append(-np.inf, unit_KD[:-1] @ unit_KD[-1]))[:-1]
+    likeness_N[:1] = 0.0  # the first choice has nothing to resemble
+    own_N = request.mmr_lambda * scored.worth_K[position] - (1 - request.mmr_lambda) * likeness_N
+    steps = []
+    for step, chosen in enumerate(order_N.tolist()):
+        own = float(own_N[step]) if request.diversity == "mmr" else None
+        item_id = ids[scored.item_row_K[chosen]]
+        steps.append({"step": step + 1, "item_id": item_id, "score": float(main.score_N[step]), "this_item": own})
+        if chosen == position:
+            break
+    return steps
 
 
 def _not_shown(request: Request, told: dict, candidates: int) -> str:

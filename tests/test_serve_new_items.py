@@ -21,6 +21,7 @@ from serve.new_items import Exists, NewItems, encode, parse, post, read, texts
 from serve.panel import BUDGETS, Budget
 from serve.recommender import Recommender
 from serve.release import NoRoom, Release
+from serve.slates import similar
 from serve.sqlite_store import SqliteStore
 from serve.store import Event, StoreError
 from serve.triton import Client, TritonError
@@ -88,8 +89,8 @@ def test_posted_it_is_stored_found_by_vector_ranked_and_said(release, client, st
     row = release.catalogue.row_of["n1"]
     assert row == 40 and release.posted_at_I[[39, 40]].tolist() == [-1, NOW]
     assert release.catalogue.posted_since(NOW).tolist() == [40] and release.catalogue.posted_since(NOW + 1).tolist() == []
-    near = recommender.similar("n1", 1).recommendations[0].item_id
-    assert "n1" in [shown.item_id for shown in recommender.similar(near, 40).recommendations]
+    near = similar(recommender, "n1", 1).recommendations[0].item_id
+    assert "n1" in [shown.item_id for shown in similar(recommender, near, 40).recommendations]
     # a user whose one liked item is the nearest: the query is that item's own vector, and n1 is scored by the ranker, popularity 0
     store.append([Event("e1", "fan", near, "complete", NOW)])
     slate = recommender.recommend(Request("fan", NOW, count=40))

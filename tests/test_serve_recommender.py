@@ -376,6 +376,7 @@ def test_threads_get_the_answers_they_would_get_alone(recommender):
         ("item_id", {"context": "item"}),
         ("item_id", {"item_id": "i1"}),
         ("region", {"region": ""}),
+        ("diversity", {"diversity": "random"}),
     ],
 )
 def test_what_cannot_be_asked_is_refused_by_name(recommender, field, change):

@@ -205,6 +205,25 @@ class Broken:
         raise ArithmeticError("no trends today")
 
 
+def test_step_by_step_what_was_chosen_scored_no_less_than_the_item_would_have(made):
+    recommender = made()
+    ids, course = slate(recommender, count=8)
+    last = next(
+        recommender.release.catalogue.item_ids[row]
+        for row in course.scored.item_row_K
+        if row not in recommender.release.catalogue.rows(ids)
+    )
+    for item in (ids[4], last):
+        told = ask(recommender, item, count=8)
+        steps = told["steps"]
+        assert [step["item_id"] for step in steps] == ids[: len(steps)]
+        assert len(steps) == (5 if item == ids[4] else 8)
+        assert all(step["score"] >= step["this_item"] - 1e-5 for step in steps)
+        assert (abs(steps[-1]["score"] - steps[-1]["this_item"]) < 1e-5) == (item == ids[4])
+        assert steps[0]["this_item"] == pytest.approx(0.7 * told["worth"], abs=1e-6)
+    assert {step["this_item"] for step in ask(recommender, last, count=8, diversity="dpp")["steps"]} == {None}
+
+
 def test_a_source_that_failed_is_said_to_have(made, release):
     sources = [Broken() if source.name == "trending" else source for source in resting(release)]
     recommender = made(sources=sources)
