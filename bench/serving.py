@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in serve.__main__
+
 import numpy as np
 
 from bench.opened import keep, machine, opened
