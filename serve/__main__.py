@@ -1,9 +1,5 @@
 """The engineer's door: `python -m serve up`, and everything else one asks of releases, users and experiments from a shell."""
 
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: matrices of one request are small, and requests are the parallel part
-
 import argparse
 import logging
 import os
