@@ -20,7 +20,7 @@ class MeanEncoder(nn.Module):
     def forward(self, event_BLD: Tensor, there_BL: Tensor) -> Tensor:
         """State (B, D). `there_BL` is False where the history is padding."""
         weight_BL1 = F.softplus(self.weight(event_BLD)) * there_BL.unsqueeze(-1).to(event_BLD.dtype)
-        return (weight_BL1 * event_BLD).sum(1) / weight_BL1.sum(1).clamp_min(1e-6)
+        return torch.bmm(weight_BL1.transpose(1, 2), event_BLD).squeeze(1) / weight_BL1.sum(1).clamp_min(1e-6)
 
 
 class AttentionBlock(nn.Module):

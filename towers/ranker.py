@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.features import NUMBERS
 
 HEADS = ("click", "complete", "watch_seconds")
+MANY = 256  # candidates of one query from which on their products are joined
 
 
 class Ranker(nn.Module):
@@ -21,6 +22,7 @@ class Ranker(nn.Module):
 
     def __init__(self, *, width: int, moment_sizes: tuple[int, ...], number_mean: Tensor, number_std: Tensor, hidden: int, dropout: float):
         super().__init__()
+        self.many = MANY
         self.moment = nn.ModuleList(nn.Embedding(size, hidden) for size in moment_sizes)
         for table in self.moment:
             nn.init.normal_(table.weight, std=0.02)
@@ -44,12 +46,17 @@ class Ranker(nn.Module):
         user_BD = self.query(query)
         for column, table in enumerate(self.moment):
             user_BD = user_BD + table(moment[:, column])
-        candidate_BKD = candidate.to(query.dtype)
         number_BKX = (number - self.number_mean) / self.number_std
-        first = (
-            user_BD.unsqueeze(1) + self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1)) + self.number(number_BKX)
-        )
+        first = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number_BKX)
         return self.head(self.trunk(first)) + self.skip(number_BKX)
+
+    def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
+        """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query has
+        so many candidates that making A + X · diag q costs less than the second."""
+        if candidate_BKD.shape[1] < self.many:
+            return self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1))
+        weight_BHD = self.candidate.weight + self.cross.weight * query.unsqueeze(1)
+        return torch.baddbmm(self.candidate.bias, candidate_BKD, weight_BHD.transpose(1, 2))
 
     def forward(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, H): probability of a click, probability of completion, seconds expected to be watched."""

@@ -123,7 +123,7 @@ class UserTower(nn.Module):
     def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
         """Query (B, D) from item inputs (B, L, D), event codes (B, L; 0 pads), ages in minutes (B, L) and the moment (B, C)."""
         age_BL = torch.log2(age_minutes.float() + 1).long().clamp(max=31)
-        event_BLD = self.drop(history.to(self.event.weight.dtype) + self.event(event_code) + self.age(age_BL))
+        event_BLD = self.drop(history.to(self.event.weight.dtype) + self.said(event_code, age_BL))
         state_BD = self.encoder(event_BLD, event_code != 0)
         moment_BD = torch.zeros_like(state_BD)
         for column, table in enumerate(self.moment):
@@ -131,6 +131,14 @@ class UserTower(nn.Module):
         both_BD = torch.cat([state_BD, moment_BD], dim=1)
         taste_BD = taste_of(state_BD + self.mix(both_BD), self.taste)
         return beside(self.norm(taste_BD), self.prior_start * self.prior(both_BD))
+
+    def said(self, event_code: Tensor, age_BL: Tensor) -> Tensor:
+        """What was done and how long ago, (B, L, D): the sum of two embeddings. Outside training every pair's sum is made once and looked up:
+        there are fewer pairs than events, and a lookup costs as much as a sum."""
+        if self.training:
+            return self.event(event_code) + self.age(age_BL)
+        pair_PD = (self.event.weight.unsqueeze(1) + self.age.weight.unsqueeze(0)).flatten(0, 1)
+        return F.embedding(event_code * self.age.num_embeddings + age_BL, pair_PD)
 
     @torch.jit.unused
     def ask(self, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:
