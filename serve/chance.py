@@ -5,11 +5,16 @@ replacement, from the pool: the eligible items that the page does not hold. What
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from serve.contract import Draw
+
+if TYPE_CHECKING:
+    from serve.page import Page
+    from serve.rules import Explore
 
 
 def draw(request_id: str, *, slots: Sequence[int], pool: Sequence[str], epsilon: float) -> Draw | None:
@@ -38,3 +43,18 @@ def propensities(drawn: Draw | None, count: int) -> tuple[float | None, ...]:
         for slot, item in zip(drawn.slots, drawn.drawn, strict=True):
             told[slot] = 1 - drawn.epsilon if item is None else drawn.epsilon / len(drawn.pool)
     return tuple(told)
+
+
+def into(page: "Page", explore: "Explore", pool: Mapping[str, int], request_id: str) -> tuple[Draw | None, np.ndarray, tuple[str, ...]]:
+    """(the draw, the page's candidate positions and kinds after it). `pool` maps the item ids that may be drawn to their positions; what
+    was begun, and what editors put somewhere, stays."""
+    order_N, kind_N = page.order_N, list(page.kind_N)
+    spots = [place - 1 for place in explore.places if place <= len(order_N)]
+    spots = [spot for spot in spots if kind_N[spot] not in ("begun", "editorial")]
+    drawn = draw(request_id, slots=spots, pool=tuple(pool), epsilon=explore.epsilon)
+    if drawn is not None:
+        order_N = order_N.copy()
+        for slot, item in zip(drawn.slots, drawn.drawn, strict=True):
+            if item is not None:
+                order_N[slot], kind_N[slot] = pool[item], "explored"
+    return drawn, order_N, tuple(kind_N)

@@ -1,6 +1,6 @@
 """Why an item is shown. "Because you watched X" is said only if, X left out of the history, the item's probability would have been lower.
 
-Every item of the history that the models read is left out once, all in one batch through both models: the explanation is the models' own
+Every item of the history that the models read is left out once, all in one batch through each model: the explanation is the models' own
 answer to "and without it?" (Li, Monroe and Jurafsky, Understanding neural networks through representation erasure, 2016). Named is, of the
 history items nearest to the shown one, whichever is missed most, held against the median of the whole history: what is said is true of all
 of it.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.features import DISLIKED, EVENT_TYPE_CODE
+from data.features import DISLIKED, EVENT_TYPE_CODE, PackedHistory
 from serve.likeness import unit
 from serve.scoring import Person, Scorer, pack_without
 
@@ -42,22 +42,53 @@ class Causes:
         return self.item_row_N, self.event_code_N, self.loss_N
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A user's history without each of its X items: what the items are, by which event, the histories (B = X) and their queries (X, D).
+
+    It says nothing of candidates, so it can be made while they are still looked for.
+    """
+
+    history_row_X: np.ndarray
+    event_code_X: np.ndarray
+    without: PackedHistory
+    query_XD: np.ndarray
+
+
+def leave_out(scorer: Scorer, who: Person) -> LeftOut | None:
+    """Leave each item out of the history that the models read, all in one call of the user tower; None where there is none.
+
+    Raises:
+        TritonError: the server did not answer.
+    """
+    history_row_X, code_X = history_items(who, scorer.release.manifest.history_length)
+    if not len(history_row_X):
+        return None
+    without = pack_without(who, history_row_X, scorer.release.manifest.history_length)
+    return LeftOut(history_row_X, code_X, without, scorer.query(without, who.moment_BC, who.taste_D))
+
+
 def causes(scorer: Scorer, who: Person, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
-    """Leave each history item out, and see whose absence each shown item suffers from most.
+    """`causes_by` of the history left out now. Raises as `leave_out`."""
+    return causes_by(scorer, who, leave_out(scorer, who), item_row_N, probability_N)
+
+
+def causes_by(scorer: Scorer, who: Person, left_out: LeftOut | None, item_row_N: np.ndarray, probability_N: np.ndarray) -> Causes:
+    """See whose absence each shown item suffers from most.
 
     `probability_N` is what the shown items were ranked by, the whole history told.
 
     Raises:
         TritonError: the server did not answer.
     """
-    history_row_X, code_X = history_items(who, scorer.release.manifest.history_length)
-    if not len(history_row_X) or not len(item_row_N):
+    if left_out is None or not len(item_row_N):
         return no_causes(len(item_row_N))
-    loss_NX = losses(scorer, who, history_row_X, item_row_N, probability_N)
-    another_NX = history_row_X != item_row_N[:, None]  # nothing is shown because of itself
-    named_N = most_missed(loss_NX, nearest(scorer, history_row_X, item_row_N) & ~np.isin(code_X, REFUSED) & another_NX)
+    row_X, code_X = left_out.history_row_X, left_out.event_code_X
+    loss_NX = losses(scorer, who, left_out, item_row_N, probability_N)
+    another_NX = row_X != item_row_N[:, None]  # nothing is shown because of itself
+    named_N = most_missed(loss_NX, nearest(scorer, row_X, item_row_N) & ~np.isin(code_X, REFUSED) & another_NX)
     loss_N = np.where(named_N < 0, 0.0, loss_NX[np.arange(len(named_N)), named_N])
-    return Causes(np.where(named_N < 0, -1, history_row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
+    return Causes(np.where(named_N < 0, -1, row_X[named_N]), np.where(named_N < 0, -1, code_X[named_N]), loss_N)
 
 
 def history_items(who: Person, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,18 +114,16 @@ def nearest(scorer: Scorer, history_row_X: np.ndarray, item_row_N: np.ndarray) -
     return ask_NX
 
 
-def losses(scorer: Scorer, who: Person, history_row_X: np.ndarray, item_row_N: np.ndarray, probability_N: np.ndarray) -> np.ndarray:
+def losses(scorer: Scorer, who: Person, left_out: LeftOut, item_row_N: np.ndarray, probability_N: np.ndarray) -> np.ndarray:
     """float (N, X): the share of item n's probability that is lost with x left out of the history; 0 for an item that cannot score lower.
 
-    X histories by N items in one call each of the user tower and the ranker: on two cores half the work of asking pair by pair, where the
-    histories of a page's suspects are most of all histories anyway.
+    X histories by N items in one call of the ranker: on two cores half the work of asking pair by pair, where the histories of a page's
+    suspects are most of all histories anyway.
 
     Raises:
         TritonError: the server did not answer.
     """
-    without = pack_without(who, history_row_X, scorer.release.manifest.history_length)
-    query_XD = scorer.query(without, who.moment_BC, who.taste_D)
-    without_XN = scorer.probability(query_XD, without, who.moment_BC, item_row_N, who.now)
+    without_XN = scorer.probability(left_out.query_XD, left_out.without, who.moment_BC, item_row_N, who.now)
     return np.where(probability_N > 0, 1 - without_XN / np.where(probability_N > 0, probability_N, 1.0), 0.0).T
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from data.features import EVENT_TYPE_CODE
+from serve.catalogue import Catalogue
 from serve.contract import Candidates
+from serve.scoring import Person
 
 SKIPS = 2  # of one item, that say it is not wanted
 MERE = tuple(EVENT_TYPE_CODE[name] for name in ("view", "skip", "not_interested"))
@@ -43,6 +45,23 @@ def not_the_same(item_row_K: np.ndarray, *, item_row: int | None) -> np.ndarray:
 def not_too_often(shown_K: np.ndarray, *, most: int) -> np.ndarray:
     """bool (K), False for an item that was shown to this user `most` times of late and never taken up."""
     return shown_K < most
+
+
+def verdicts(
+    catalogue: Catalogue, item_row_K: np.ndarray, who: Person, shown: Mapping[str, int], *, begun_K: np.ndarray, item_row: int | None,
+    most: int
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What each filter says: bool (K) by the reason of a drop. What was begun (`begun_K`) may come back, and as often as it takes."""
+    did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
+    shown_K = np.array([shown.get(catalogue.item_ids[row], 0) for row in item_row_K.tolist()] if shown else np.zeros(len(item_row_K)))
+    return {
+        "already watched": not_watched(item_row_K, **did) | begun_K,
+        "not wanted": not_blocked(item_row_K, **did),
+        "made for older people": of_age(catalogue.maturity_I[item_row_K], age=who.age),
+        "not available in the region": catalogue.available(item_row_K, who.region),
+        "the item itself": not_the_same(item_row_K, item_row=item_row),
+        "shown often enough": not_too_often(shown_K, most=most) | begun_K,
+    }
 
 
 def keep(candidates: Candidates, stays: Mapping[str, np.ndarray]) -> tuple[Candidates, dict[str, int]]:

@@ -6,9 +6,10 @@ Shapes: K candidates.
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,13 @@ BUDGETS: Mapping[str, Budget] = {
 """What each of `serve.sources.usual` may cost unless the configuration says otherwise."""
 
 
+class Asked(NamedTuple):
+    """Sources that were asked, since when (of `time.monotonic`), and what they may say."""
+
+    start: float
+    futures: Mapping[str, Future]
+
+
 class Panel:
     """Asks several sources at once. Each has threads of its own, so that one that hangs takes none from the others."""
 
@@ -73,11 +81,20 @@ class Panel:
         `share_of` says what part of its budget of candidates a source may spend, all where it says nothing. A source that is late is left
         behind, one that fails is logged; neither stops the others.
         """
+        return self.gather(self.begin(names, ask, share_of))
+
+    def begin(self, names: Sequence[str], ask: Ask, share_of: Mapping[str, float] = MappingProxyType({})) -> "Asked":
+        """Ask these sources and wait for none; their time runs from now. See `propose`."""
         start = time.monotonic()
         count_of = {name: self._count(name, share_of) for name in names}
-        futures = {name: self._threads[name].submit(self._sources[name].propose, ask, count) for name, count in count_of.items() if count}
+        return Asked(
+            start, {name: self._threads[name].submit(self._sources[name].propose, ask, count) for name, count in count_of.items() if count}
+        )
+
+    def gather(self, *asked: "Asked") -> tuple[Candidates, dict[str, str], int]:
+        """What the sources asked have to say, as `propose` has it, whoever was asked first."""
         proposals, missing = [], {}
-        for name, future in futures.items():
+        for start, name, future in ((one.start, name, future) for one in asked for name, future in one.futures.items()):
             left_s = self._budgets[name].timeout_ms / 1000 - (time.monotonic() - start)
             try:
                 error = future.exception(timeout=max(left_s, 0))
@@ -91,8 +108,8 @@ class Panel:
                 continue
             self.missing.pop(name, None)
             proposals.append((self._bit[name], future.result()))
-        candidates, cut = merge(proposals)
-        return candidates, missing, cut
+        candidates, cut = merge(sorted(proposals, key=lambda proposal: proposal[0]))
+        return candidates, {name: missing[name] for name in self.names if name in missing}, cut
 
     def alone(self, name: str, ask: Ask, share_of: Mapping[str, float]) -> np.ndarray:
         """What one source proposes, best first, asked without others and waited for: int64 item rows."""

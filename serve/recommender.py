@@ -8,6 +8,7 @@ A request reads downward in `Recommender.course` and `_personal`. Shapes: B = 1 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -15,11 +16,11 @@ from typing import Self
 import numpy as np
 
 from data.features import HOUR_MS, PackedHistory, genre_share, is_liked
-from serve import chance, explain, filters, golden, page, precompute, rules, shelves, slates
+from serve import chance, explain, filters, golden, page, precompute, rules, slates
 from serve.cold_start import Quiz, shares
 from serve.contract import Candidates, Draw, Known, Precomputed, Recommendation, Request, Slate, UserFields
-from serve.course import NOBODY, SOURCES_OF, Course, Policy
-from serve.explain import Causes
+from serve.course import NEED_QUERY, NOBODY, SOURCES_OF, Course, Policy
+from serve.explain import Causes, LeftOut
 from serve.histories import NOTHING
 from serve.limits import check
 from serve.page import Scored
@@ -32,6 +33,7 @@ from serve.tally import Tally
 from serve.triton import Client, TritonError
 
 logger = logging.getLogger(__name__)
+ASIDE = 32  # threads
 PATIENCE_MS = 30_000  # of the golden check: a server that just started is slow to its first callers
 
 
@@ -50,6 +52,7 @@ class Recommender:
     quiz: Quiz
     last_hour: int  # since 1970 UTC: the hour after the log's last
     on_query: Callable[[np.ndarray], None]
+    aside: ThreadPoolExecutor  # where what reasons need is made while candidates are looked for
 
     @classmethod
     def load(cls, release_path: Path | str, triton_url: str, *, store: Store | None = None) -> Self:
@@ -96,7 +99,17 @@ class Recommender:
         panel = Panel(resting(release) if sources is None else sources, budgets)
         last_hour = int((release.clock.key & 0xFFFFFFFF).max(initial=-1)) + 1
         quiz = Quiz.open(release.path)
-        return cls(release, store, Scorer(release, client, quiz.priors), panel, policy or Policy(), quiz, last_hour, on_query)
+        return cls(
+            release,
+            store,
+            Scorer(release, client, quiz.priors),
+            panel,
+            policy or Policy(),
+            quiz,
+            last_hour,
+            on_query,
+            ThreadPoolExecutor(ASIDE, "reasons"),
+        )
 
     def recommend(self, request: Request) -> Slate:
         """The slate for a request, from what the store knows of the user: precomputed where that will do, else made now.
@@ -131,21 +144,24 @@ class Recommender:
             logger.warning("request %s answered without models: %s", request.request_id, error)
             return slates.without_models(self, request, known, replace(tally, dropped=before))
 
-    def course(self, request: Request, known: Known, tally: Tally) -> Course:
-        """A request's way to its page, stage by stage.
+    def course(self, request: Request, known: Known, tally: Tally, meanwhile: Callable[[Person], None] = lambda _: None) -> Course:
+        """A request's way to its page, stage by stage. `meanwhile` is told who asks, as soon as the query is there; it must not wait.
 
         Raises:
             TritonError: a model did not answer.
             UnknownItem: `item_id` is not in the catalogue.
         """
         scorer, who = self.scorer.until(tally.deadline), self.person(request, known, tally)
-        with tally.stage("user_tower"):
+        names, share_of = self.asked(request, who, len(known.answers))
+        with tally.stage("user_tower"):  # sources that need no query look for candidates meanwhile
+            begun = self.panel.begin([name for name in names if name not in NEED_QUERY], self.ask(request, who, None), share_of)
             history = pack(who, self.release.manifest.history_length)
             query_BD = scorer.query(history, who.moment_BC, who.taste_D)
             self.on_query(query_BD)
+            meanwhile(who)
         with tally.stage("sources"):
-            names, share_of = self.asked(request, who, len(known.answers))
-            proposed, missing, cut = self.panel.propose(names, self.ask(request, who, query_BD), share_of)
+            asked = self.panel.begin([name for name in names if name in NEED_QUERY], self.ask(request, who, query_BD), share_of)
+            proposed, missing, cut = self.panel.gather(begun, asked)
             tally.drop({"candidates beyond the limit": cut})
         with tally.stage("filters"):
             stays = self.stays(request, known, who, proposed)
@@ -165,22 +181,31 @@ class Recommender:
         return Course(who, history, query_BD, proposed, missing, stays, candidates, value_KH, factors, scored, chosen)
 
     def _personal(self, request: Request, known: Known, tally: Tally) -> Slate:
-        course = self.course(request, known, tally)
+        left_out: list[Future[LeftOut | None]] = []
+        course = self.course(request, known, tally, lambda who: left_out.append(self._leaving_out(request, who, tally)))
         with tally.stage("slate"):  # the page is fixed; from here on chance may enter
             drawn, order_N, kind_N = self._draw(request, course)
-        told = self._told(request, course, order_N, kind_N, tally)
+        told = self._told(request, course, order_N, kind_N, left_out[0], tally)
         tally.drop({f"source {name}: {why}": 1 for name, why in course.missing.items()})
-        return slates.slate(self, request, told, self._answered_by(request, course, tally), tally, drawn)
+        return slates.slate(self, request, told, slates.answered_by(request, course, tally), tally, drawn)
+
+    def _leaving_out(self, request: Request, who: Person, tally: Tally) -> "Future[LeftOut | None]":
+        """What reasons will be found by, on its way while candidates are: beside an item nobody is told why."""
+        if request.context == "item":
+            return self.aside.submit(lambda: None)
+        return self.aside.submit(explain.leave_out, self.scorer.until(tally.deadline), who)
 
     def _told(
-        self, request: Request, course: Course, order_N: np.ndarray, kind_N: Sequence[str], tally: Tally
-    ) -> tuple[Recommendation, ...]:
+        self, request: Request, course: Course, order_N: np.ndarray, kind_N: Sequence[str], left_out: "Future[LeftOut | None]",
+        tally: Tally,
+    ) -> tuple[Recommendation, ...]:  # fmt: skip
         """What is shown at these candidate positions, and why."""
         row_N, probability_N = course.scored.item_row_K[order_N], course.scored.probability_K[order_N]
         with tally.stage("explain"):
-            cause = self._causes(request, course, row_N, probability_N, np.array([not kind for kind in kind_N], bool), tally)
+            main_N = np.array([not kind for kind in kind_N], bool)
+            cause = self._causes(request, course, row_N, probability_N, main_N, left_out, tally)
         with tally.stage("rows"):
-            said = self._say(request, course, row_N, kind_N, cause)
+            said = slates.said(self, request, course, row_N, kind_N, cause)
             shown = Candidates(row_N, course.candidates.source_K[order_N])
             return slates.recommendations(self, shown, probability_N.tolist(), said)
 
@@ -213,19 +238,12 @@ class Recommender:
 
     def stays(self, request: Request, known: Known, who: Person, proposed: Candidates) -> dict[str, np.ndarray]:
         """What each filter says of what was proposed: bool (K) by the reason of a drop."""
-        row_K, catalogue = proposed.item_row_K, self.release.catalogue
-        did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
         begun_K = self.panel.proposed_by(proposed, "begun")
-        shown_K = np.array([known.shown.get(catalogue.item_ids[row], 0) for row in row_K.tolist()] if known.shown else np.zeros(len(row_K)))
         item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
-        return {
-            "already watched": filters.not_watched(row_K, **did) | begun_K,
-            "not wanted": filters.not_blocked(row_K, **did),
-            "made for older people": filters.of_age(catalogue.maturity_I[row_K], age=who.age),
-            "not available in the region": catalogue.available(row_K, who.region),
-            "the item itself": filters.not_the_same(row_K, item_row=item_row),
-            "shown often enough": filters.not_too_often(shown_K, most=self.policy.rules.shown_most) | begun_K,
-        }
+        return filters.verdicts(
+            self.release.catalogue, proposed.item_row_K, who, known.shown, begun_K=begun_K, item_row=item_row,
+            most=self.policy.rules.shown_most,
+        )  # fmt: skip
 
     def _finite(self, candidates: Candidates, value_KH: np.ndarray, tally: Tally) -> tuple[Candidates, np.ndarray]:
         """Without candidates to which the ranker gave no number: a broken model must not break a page, nor hide."""
@@ -254,50 +272,26 @@ class Recommender:
     def _draw(self, request: Request, course: Course) -> tuple[Draw | None, np.ndarray, Sequence[str]]:
         """(the draw, candidate positions and kinds of the page after it). The pool is what explore proposed and the page does not hold;
         what was begun, and what editors put somewhere, stays."""
-        order_N, kind_N = course.page.order_N, list(course.page.kind_N)
-        spots = [place - 1 for place in self.policy.rules.explore.places if place <= len(order_N)]
-        spots = [spot for spot in spots if kind_N[spot] not in ("begun", "editorial")]
-        pool_E = np.setdiff1d(np.flatnonzero(course.scored.proposed["explore"]), order_N) if request.context == "homepage" else []
+        pool_E = (
+            np.setdiff1d(np.flatnonzero(course.scored.proposed["explore"]), course.page.order_N) if request.context == "homepage" else []
+        )
         row_K, ids = course.scored.item_row_K, self.release.catalogue.item_ids
-        position_of = {ids[row_K[position]]: position for position in pool_E}
-        drawn = chance.draw(request.request_id, slots=spots, pool=tuple(position_of), epsilon=self.policy.rules.explore.epsilon)
-        if drawn is not None:
-            order_N = order_N.copy()
-            for slot, item in zip(drawn.slots, drawn.drawn, strict=True):
-                if item is not None:
-                    order_N[slot], kind_N[slot] = position_of[item], "explored"
-        return drawn, order_N, kind_N
+        pool = {ids[row_K[position]]: int(position) for position in pool_E}
+        return chance.into(course.page, self.policy.rules.explore, pool, request.request_id)
 
     def _causes(
-        self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, asked_N: np.ndarray, tally: Tally
-    ) -> Causes:
+        self, request: Request, course: Course, row_N: np.ndarray, probability_N: np.ndarray, asked_N: np.ndarray,
+        left_out: "Future[LeftOut | None]", tally: Tally,
+    ) -> Causes:  # fmt: skip
         """Reasons that were found true, of items that a kind's turn does not speak for already (`asked_N`); none, and counted so, where the
         models had no time left to be asked."""
-        if request.context == "item":
-            return explain.no_causes(len(row_N))
+        scorer = self.scorer.until(tally.deadline)
         try:
-            return explain.causes(self.scorer.until(tally.deadline), course.who, row_N[asked_N], probability_N[asked_N]).at(asked_N)
+            return explain.causes_by(scorer, course.who, left_out.result(), row_N[asked_N], probability_N[asked_N]).at(asked_N)
         except TritonError as error:
             logger.warning("request %s answered without reasons: %s", request.request_id, error)
             tally.drop({slates.NO_REASONS: 1})
             return explain.no_causes(len(row_N))
-
-    def _say(self, request: Request, course: Course, row_N: np.ndarray, kind_N: Sequence[str], cause: Causes):
-        catalogue = self.release.catalogue
-        if request.item_id is not None:
-            title = catalogue.titles[slates.row_of(self.release, request.item_id)]
-            return [(f"Similar to {title}", f"More like {title}")] * len(row_N)
-        if course.who.nobody:
-            kind_N = [kind or "popular" for kind in kind_N]  # for nobody in particular nothing is picked
-        share_G = genre_share(catalogue.genre_IG, course.history)[0]
-        shown = shelves.Shown(kind_N, cause, catalogue.genre_IG[row_N] > 0)
-        region = self.panel.source("trending").where(self.ask(request, course.who, None))
-        return shelves.say(shown, catalogue.titles, self.release.genres, share_G, region)
-
-    def _answered_by(self, request: Request, course: Course, tally: Tally) -> str:
-        by = "personalised" if not course.who.nobody else "popular" if request.item_id is None else "similar"
-        without = [*course.missing, *(part for lost, part in slates.PARTS.items() if lost in tally.dropped)]
-        return f"{by} (without {', '.join(without)})" if without else by
 
     def ahead(self, user_id: str, now: int) -> Precomputed:
         """The slate of a user as it will be kept for later requests, `DEPTH` long, in the order chosen; chance enters when it is shown.
@@ -305,7 +299,8 @@ class Recommender:
         known = self.store.read(user_id)
         request, tally = Request(user_id, now, count=precompute.DEPTH, live=True), Tally()
         course = self.course(request, known, tally)
-        told = self._told(request, course, course.page.order_N, course.page.kind_N, tally)
+        left_out = self._leaving_out(request, course.who, tally)
+        told = self._told(request, course, course.page.order_N, course.page.kind_N, left_out, tally)
         if lost := [*course.missing, *(part for part in slates.PARTS if part in tally.dropped)]:
             raise TritonError(f"the slate of user {user_id!r} cannot be made whole now: {', '.join(lost)}")
         return Precomputed(now, known.sequence, self.release.manifest.version, course.query_BD[0], told)
@@ -313,4 +308,5 @@ class Recommender:
     def close(self) -> None:
         """Let go of the threads and the connection. The store belongs to whoever opened it."""
         self.panel.close()
+        self.aside.shutdown(wait=False, cancel_futures=True)
         self.scorer.client.close()

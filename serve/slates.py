@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.features import genre_share
 from serve import chance, filters, shelves
 from serve.contract import Candidates, Draw, Known, Recommendation, Request, Slate
+from serve.explain import Causes
 from serve.likeness import unit
 from serve.limits import check_count
 from serve.release import Release
@@ -24,6 +26,7 @@ from serve.sqlite_store import SqliteStore
 from serve.tally import Tally
 
 if TYPE_CHECKING:
+    from serve.course import Course
     from serve.recommender import Recommender
 
 NO_HISTORY, NO_REASONS = "history unavailable", "reasons unavailable"
@@ -67,6 +70,29 @@ def slate(
         drawn = replace(drawn, slots=tuple(int(place_of[slot]) for slot in drawn.slots))
     paged, version = tuple(told[place] for place in order_N), recommender.release.manifest.version
     return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)
+
+
+def said(
+    recommender: "Recommender", request: Request, course: "Course", row_N: np.ndarray, kind_N: Sequence[str], cause: Causes
+) -> list[tuple[str, str]]:
+    """(reason, row) of each item of a page. For nobody in particular nothing is picked: what is shown is popular."""
+    release = recommender.release
+    if request.item_id is not None:
+        title = release.catalogue.titles[row_of(release, request.item_id)]
+        return [(f"Similar to {title}", f"More like {title}")] * len(row_N)
+    if course.who.nobody:
+        kind_N = [kind or "popular" for kind in kind_N]
+    share_G = genre_share(release.catalogue.genre_IG, course.history)[0]
+    shown = shelves.Shown(kind_N, cause, release.catalogue.genre_IG[row_N] > 0)
+    region = recommender.panel.source("trending").where(recommender.ask(request, course.who, None))
+    return shelves.say(shown, release.catalogue.titles, release.genres, share_G, region)
+
+
+def answered_by(request: Request, course: "Course", tally: Tally) -> str:
+    """How a live answer was made, and without what."""
+    by = "personalised" if not course.who.nobody else "popular" if request.item_id is None else "similar"
+    without = [*course.missing, *(part for lost, part in PARTS.items() if lost in tally.dropped)]
+    return f"{by} (without {', '.join(without)})" if without else by
 
 
 def precomputed(recommender: "Recommender", request: Request, known: Known, tally: Tally, answered_by: str) -> Slate:

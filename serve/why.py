@@ -135,10 +135,10 @@ def _alone(recommender: "Recommender", course: "Course", row: int) -> dict[str, 
     scorer, release, row_N = recommender.scorer, recommender.release, np.array([row])
     value_H = scorer.values(course.query_BD, course.history, course.who.moment_BC, row_N, course.who.now)[0, 0]
     probability_N = value_H[[release.manifest.relevance_head]]
-    history_row_X, _ = explain.history_items(course.who, release.manifest.history_length)
     contributions = []
-    if len(history_row_X):
-        loss_X = explain.losses(scorer, course.who, history_row_X, row_N, probability_N)[0]
+    if (left_out := explain.leave_out(scorer, course.who)) is not None:
+        history_row_X = left_out.history_row_X
+        loss_X = explain.losses(scorer, course.who, left_out, row_N, probability_N)[0]
         contributions = [
             {
                 "item_id": release.catalogue.item_ids[history_row_X[x]],

@@ -172,5 +172,5 @@ def test_the_quiz_counts_while_an_item_is_left_out(scorer):
 
 def test_an_item_without_a_probability_lost_none(scorer):
     who = person([(4, "watch", 30)])
-    loss_NX = explain.losses(scorer, who, np.array([4]), np.array([4, 5]), np.array([0.0, 0.5], np.float32))
+    loss_NX = explain.losses(scorer, who, explain.leave_out(scorer, who), np.array([4, 5]), np.array([0.0, 0.5], np.float32))
     assert loss_NX[0, 0] == 0 and np.isfinite(loss_NX).all()

@@ -51,8 +51,8 @@ class Ranker(nn.Module):
         return self.head(self.trunk(first)) + self.skip(number_BKX)
 
     def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
-        """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query has
-        so many candidates that making A + X · diag q costs less than the second."""
+        """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query
+        has so many candidates that making A + X · diag q costs less than the second."""
         if candidate_BKD.shape[1] < self.many:
             return self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1))
         weight_BHD = self.candidate.weight + self.cross.weight * query.unsqueeze(1)

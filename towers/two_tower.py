@@ -133,8 +133,8 @@ class UserTower(nn.Module):
         return beside(self.norm(taste_BD), self.prior_start * self.prior(both_BD))
 
     def said(self, event_code: Tensor, age_BL: Tensor) -> Tensor:
-        """What was done and how long ago, (B, L, D): the sum of two embeddings. Outside training every pair's sum is made once and looked up:
-        there are fewer pairs than events, and a lookup costs as much as a sum."""
+        """What was done and how long ago, (B, L, D): the sum of two embeddings. Outside training every pair's sum is made once and looked
+        up: there are fewer pairs than events, and a lookup costs as much as a sum."""
         if self.training:
             return self.event(event_code) + self.age(age_BL)
         pair_PD = (self.event.weight.unsqueeze(1) + self.age.weight.unsqueeze(0)).flatten(0, 1)
