@@ -14,7 +14,7 @@ from serve.contract import Request
 from serve.mmr import Selection
 from serve.rules import Rules
 
-SPARE = 25  # chosen beyond the page, for places that a cap leaves to the next; behind them all others follow by worth
+SPARE = 10  # chosen beyond the page, for places that a cap leaves to the next; behind them all others follow by worth
 
 
 @dataclass(frozen=True, slots=True)
