@@ -82,8 +82,8 @@ class Silent:
 
 
 def trained(world: World, kind: str, folder: Path) -> Path:
-    """The releases folder of a world: the two towers trained on it as the experiments do, the ranker by the propensities of the log
-    (`bias=logged`), exported. Once."""
+    """The releases folder of a world: what the experiments train on it, by the propensities that its log has (`bias=logged`), exported.
+    Once."""
     name = f"{kind}-{world.users}-{world.items}-{world.events}-{world.seed}"
     home = folder / name
     if not (home / "releases" / "current").exists():
@@ -92,7 +92,11 @@ def trained(world: World, kind: str, folder: Path) -> Path:
         table = "world" if kind == "mild" else f"world_{kind}"
         data = [f"data={table}", *(f"data.{size}={getattr(world, size)}" for size in ("users", "items", "events", "seed"))]
         models = [f"{role}=models/{table}_{model}" for role, model in (("retrieval", "two_tower"), ("ranker", "ranker"))]
-        for command in (["train.py", *data, "task=two_tower"], ["train.py", *data, "task=ranker", "bias=logged"], ["export.py", *models]):
+        for command in (
+            ["train.py", *data, "task=two_tower", "bias=logged"],
+            ["train.py", *data, "task=ranker", "bias=logged"],
+            ["export.py", *models],
+        ):
             env = os.environ | {"PYTHONPATH": str(ROOT)}
             subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], cwd=home, env=env, check=True, stdout=subprocess.DEVNULL)
     return home / "releases"
