@@ -69,8 +69,8 @@ def _greedy(relevance_K: np.ndarray, unit_KD: np.ndarray, mmr_lambda: float, ord
         if residual_K[chosen] <= COPY:
             wanted_K[residual_K <= COPY] = score_K[residual_K <= COPY] = -np.inf
             chosen = int(score_K.argmax())
-            if score_K[chosen] == -np.inf:
-                return step
+        if score_K[chosen] == -np.inf:  # all that is left is copies, and the residual of what was chosen is not always rounded to one
+            return step
         order_N[step], score_N[step] = chosen, weight * score_K[chosen]
         inverse = 1 / np.sqrt(residual_K[chosen])
         column_K = np.matmul(unit_KD, unit_KD[chosen] * (inverse / 2), out=factor[step + 1])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -86,6 +86,7 @@ def test_a_spent_kernel_goes_on_by_relevance():
     assert (np.diff(rest) <= 0).all()
 
 
+@example(candidates=9, count=7, mmr_lambda=0.9375, seed=17531)
 @given(st.integers(1, 40), st.integers(0, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_never_repeats_and_gives_all_when_asked_for_more(candidates, count, mmr_lambda, seed):
     rng = np.random.default_rng(seed)

@@ -210,7 +210,7 @@ def test_boosts_decide_the_order_and_never_what_is_different(told, count):
 def test_turns_fall_on_their_places_counted_from_one():
     rng = np.random.default_rng(5)
     worth_K = np.linspace(0.9, 0.1, 60).astype(np.float32)
-    proposed = {"trending": np.arange(60) >= 30, "popular": np.arange(60) >= 45, "half watched": np.zeros(60, bool)}
+    proposed = {"trending": np.arange(60) >= 30, "popular": np.arange(60) >= 45, "begun": np.zeros(60, bool)}
     scored = Scored(np.arange(60), worth_K, worth_K, rng.normal(size=(60, 4)), proposed)
     rules = Rules(turns={"trending": Turn(6, 4), "popular": Turn(12, 4)})
     made = arranged((scored, catalogue_of(rng, 60, 3), rules, {}, np.zeros((0, 4))), count=20, mmr_lambda=1.0)

@@ -97,6 +97,8 @@ def test_genres_and_days_stand_in_item_rows(written):
 def test_room_to_grow_is_room_beyond_the_catalogue(copied):
     with (copied / "items.f16").open("ab") as file:
         np.zeros((7, 16), np.float16).tofile(file)
+    with (copied / "content.f16").open("ab") as file:
+        np.zeros((7, 6), np.float16).tofile(file)
     seal(copied, KEYS)
     opened = Release.open(copied)
     assert opened.items.shape == (57, 16) and opened.catalogue.room == 7 and len(opened.catalogue) == 50
