@@ -33,6 +33,7 @@ class Policy:
     rules: Rules = field(default_factory=Rules)
     ahead: precompute.Rule = precompute.Rule()
     deadline_ms: float = 500.0
+    at_once: int = 2 * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)

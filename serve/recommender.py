@@ -31,6 +31,7 @@ from serve.sources import Ask, Source, resting
 from serve.store import Store, StoreError
 from serve.tally import Tally
 from serve.triton import Client, TritonError
+from serve.turns import Turns
 
 logger = logging.getLogger(__name__)
 ASIDE = 32  # threads
@@ -53,6 +54,7 @@ class Recommender:
     last_hour: int  # since 1970 UTC: the hour after the log's last
     on_query: Callable[[np.ndarray], None]
     aside: ThreadPoolExecutor  # where what reasons need is made while candidates are looked for
+    turns: Turns
 
     @classmethod
     def load(cls, release_path: Path | str, triton_url: str, *, store: Store | None = None) -> Self:
@@ -98,18 +100,11 @@ class Recommender:
         told."""
         panel = Panel(resting(release) if sources is None else sources, budgets)
         last_hour = int((release.clock.key & 0xFFFFFFFF).max(initial=-1)) + 1
-        quiz = Quiz.open(release.path)
+        quiz, policy = Quiz.open(release.path), policy or Policy()
         return cls(
-            release,
-            store,
-            Scorer(release, client, quiz.priors),
-            panel,
-            policy or Policy(),
-            quiz,
-            last_hour,
-            on_query,
-            ThreadPoolExecutor(ASIDE, "reasons"),
-        )
+            release, store, Scorer(release, client, quiz.priors), panel, policy, quiz, last_hour, on_query,
+            ThreadPoolExecutor(ASIDE, "reasons"), Turns(policy.at_once),
+        )  # fmt: skip
 
     def recommend(self, request: Request) -> Slate:
         """The slate for a request, from what the store knows of the user: precomputed where that will do, else made now.
@@ -139,7 +134,8 @@ class Recommender:
         tally = tally or Tally(self.policy.deadline_ms)
         before = dict(tally.dropped)
         try:
-            return self._personal(request, known, tally)
+            with self.turns.turn(tally):
+                return self._personal(request, known, tally)
         except TritonError as error:
             logger.warning("request %s answered without models: %s", request.request_id, error)
             return slates.without_models(self, request, known, replace(tally, dropped=before))

@@ -102,7 +102,7 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             judge = Judge(release, share=chosen.judged, tell=gauges.found)
             stack.callback(judge.close)
             recommender = Recommender.verified(
-                release, client, store=store, budgets=chosen.sources, policy=Policy(chosen.rules, chosen.precomputed, chosen.deadline_ms),
+                release, client, store=store, budgets=chosen.sources, policy=_policy(chosen),
                 sources=usual(release, chosen.editorial, live.tops), on_query=judge.offer,
             )  # fmt: skip
             stack.callback(recommender.close)
@@ -115,6 +115,11 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             return Served(recommender, posted, live), stack.pop_all().close
 
     return open_release
+
+
+def _policy(chosen: Settings) -> Policy:
+    told = Policy(chosen.rules, chosen.precomputed, chosen.deadline_ms)
+    return told if chosen.at_once is None else replace(told, at_once=chosen.at_once)
 
 
 def _load_histories(chosen: Settings, store: Store, release: Release) -> None:

@@ -50,6 +50,7 @@ class Settings:
     host: str
     port: Annotated[int, Field(ge=0, le=65_535)]
     deadline_ms: Annotated[float, Positive]
+    at_once: Annotated[int, Positive] | None
     history_length: Annotated[int, Positive]
     editorial: Path | None
     judged: Annotated[float, Field(ge=0, le=1)]
