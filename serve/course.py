@@ -3,6 +3,7 @@
 Shapes: D width · K candidates · H heads.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
