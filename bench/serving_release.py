@@ -34,9 +34,9 @@ DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic
 GENRES = tuple(f"genre {number}" for number in range(18))
 RECIPE = ContentRecipe(
     genres=Vocabulary(GENRES), tags=Vocabulary(()), term=(), idf_T=np.zeros(0), component_TS=np.zeros((0, 0), np.float32),
-    embedding_width=37, mean=dict.fromkeys(SCALED, 0.0), std=dict.fromkeys(SCALED, 1.0),
+    embedding_width=46, mean=dict.fromkeys(SCALED, 0.0), std=dict.fromkeys(SCALED, 1.0),
 )  # fmt: skip
-FEATURES = RECIPE.width
+FEATURES, CONTENT = RECIPE.width, RECIPE.content_width
 MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
 # How NUMBERS are spread over what these users are shown.
 NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
@@ -158,14 +158,14 @@ def _write_tables(world: World, folder: Path, centre_I: np.ndarray, rng: np.rand
 def _write_sources(world: World, folder: Path, centre_I: np.ndarray, rng: np.random.Generator) -> None:
     """Content follows the centres as the items do; what is taken up is Zipf's, and each region's trend is noise on its habit."""
     items, log_end = world.items, NOW_MS - 1
-    centre_CF = rng.standard_normal((world.clusters, FEATURES), np.float32)
-    vector_IF = centre_CF[centre_I] + rng.standard_normal((items, FEATURES), np.float32)
-    vector_IF /= np.linalg.norm(vector_IF, axis=1, keepdims=True)
+    centre_CC = rng.standard_normal((world.clusters, CONTENT), np.float32)
+    vector_IC = centre_CC[centre_I] + rng.standard_normal((items, CONTENT), np.float32)
+    vector_IC /= np.linalg.norm(vector_IC, axis=1, keepdims=True)
     rows = (folder / "items.f16").stat().st_size // (4 * world.width)
-    room_RF = np.zeros((rows, FEATURES), np.float16)
-    room_RF[:items] = vector_IF
-    room_RF.tofile(folder / "content.f16")
-    _index(world, vector_IF).save(folder / "content.faiss")
+    room_RC = np.zeros((rows, CONTENT), np.float16)
+    room_RC[:items] = vector_IC
+    room_RC.tofile(folder / "content.f16")
+    _index(world, vector_IC).save(folder / "content.faiss")
 
     row_I, habit_I = np.arange(items), 1e5 / rng.permutation(np.arange(1, items + 1))
     tables = []

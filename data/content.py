@@ -47,6 +47,11 @@ class ContentRecipe:
         return len(self.genres.words), len(self.tags.words), self.component_TS.shape[1], self.embedding_width
 
     @property
+    def content_width(self) -> int:
+        """C, the number of columns that `content_vectors` returns."""
+        return max(sum(self.blocks), 1)
+
+    @property
     def width(self) -> int:
         """F, the number of columns that `features` returns."""
         return sum(self.blocks) + len(NUMERIC)

@@ -140,6 +140,7 @@ class Release:
             ("index.faiss", (index.item_count, index.width), (item_count, width)),
             ("items.f16", (len(items) % (2 * width), len(items) // (2 * width) >= item_count), (0, True)),
             ("recipe.npz", recipe.width, manifest.feature_count),
+            ("content.faiss", (content_index.item_count, content_index.width), (item_count, recipe.content_width)),
             ("clock.npz", bool((arrays["key"] >> 32 < item_count).all()), True),
         ):
             if found != expected:

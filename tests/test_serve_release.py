@@ -19,6 +19,7 @@ from data.content import write_recipe
 from data.features import NUMBERS
 from serve import manifest as seals
 from serve import publication
+from serve.index import exact
 from serve.manifest import FILES, MANIFEST
 from serve.release import Release, ReleaseError, current, differences, promote, publish, rollback, seal, versions
 from tests.releases import FEATURES, GENRES, HEADS, RECIPE, write_release
@@ -109,6 +110,13 @@ def test_rows_written_stay_in_this_process_and_the_file_as_it_was_sealed(copied)
     opened = Release.open(copied)
     opened.items[3] = 1
     assert (opened.items[3] == 1).all() and not (Release.open(copied).items[3] == 1).all()
+
+
+def test_content_vectors_of_another_recipe_are_refused(copied):
+    exact(np.eye(50, 7, dtype=np.float16)).save(copied / "content.faiss")
+    seal(copied, KEYS)
+    with pytest.raises(ReleaseError, match=rf"content.faiss does not go.*found \(50, 7\), expected \(50, {RECIPE.content_width}\)"):
+        Release.open(copied)
 
 
 def test_a_recipe_of_other_features_than_the_tower_takes_is_refused(copied):
