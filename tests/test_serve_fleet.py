@@ -11,8 +11,10 @@ import pytest
 from serve import local_triton, publication
 from serve.ab import arm
 from serve.contract import Request
+from serve.course import Policy
 from serve.fleet import Fleet
 from serve.manifest import ReleaseError
+from serve.panel import BUDGETS, Budget
 from serve.recommender import Recommender
 from serve.release import Release
 from serve.sqlite_store import SqliteStore
@@ -229,7 +231,9 @@ class Served:
         server = local_triton.start(release.path / "triton", log_path=self.state / f"triton-{version}.log", models=models)
         try:
             client = Client(server.grpc_url, timeout_ms=20_000)
-            recommender = Recommender.verified(release, client, store=self.store)
+            # patient: while the next release's server loads, it takes both cores
+            patient = {name: Budget(usual.candidates, 20_000) for name, usual in BUDGETS.items()}
+            recommender = Recommender.verified(release, client, store=self.store, budgets=patient, policy=Policy(deadline_ms=20_000))
         except BaseException:
             server.close()
             raise
