@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,9 @@ def explain(chosen: Settings, arguments: argparse.Namespace) -> None:
     for name, value in told.items():
         if name == "contributions" and value:
             value = "\n".join(f"{one['loss']:+.3f} without {one['title']}" for one in value[:10])
+        elif name == "steps" and value:
+            own = ["" if step["this_item"] is None else f" (this item {step['this_item']:.4f})" for step in value]
+            value = "\n".join(f"{step['step']}. {step['item_id']} {step['score']:.4f}{more}" for step, more in zip(value, own, strict=True))
         elif isinstance(value, dict):
             value = "\n".join(f"{key}: {said}" for key, said in value.items())
         table.add_row(name, "–" if value is None else str(value))
@@ -234,14 +238,14 @@ def ab(chosen: Settings, arguments: argparse.Namespace) -> None:
     with store_of(chosen) as store:
         told = Engine.reported(store, chosen.arms.shares)
     if arguments.json:
-        print(json.dumps(asdict(told), ensure_ascii=False, indent=2))
+        print(json.dumps(retraining_job.finite(asdict(told)), ensure_ascii=False, allow_nan=False, indent=2))
         return
     table = Table("Arm", "Users", "Slates", "Figure", "Value", "Minus champion [95 %]")
     for one in told.arms:
         for figure, value in one.figures.items():
             gap = one.differences.get(figure)
-            said = "" if gap is None else f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            table.add_row(one.arm, f"{one.users:,}", f"{one.slates:,}", figure, f"{value:.4f}", said)
+            said = "" if gap is None or math.isnan(gap.value) else f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            table.add_row(one.arm, f"{one.users:,}", f"{one.slates:,}", figure, "–" if math.isnan(value) else f"{value:.4f}", said)
     console = Console()
     console.print(table)
     mismatch = "" if told.mismatch_p is None else f"Shares kept: p = {told.mismatch_p:.3g}. "

@@ -3,10 +3,10 @@
 import uuid
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.schema import EVENT_TYPES
-from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, refusal
+from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, validated
 from serve.release import Release
 from serve.slates import UnknownItem
 from serve.store import Event, Store
@@ -71,12 +71,7 @@ def parse(body: bytes, now: int) -> tuple[Event, ...]:
 
 
 def _event(raw: object, now: int, within: str) -> Event:
-    if not isinstance(raw, dict):
-        raise InvalidRequest(within.rstrip(".") or "body", "is not an object with the fields of an event.")
-    try:
-        posted = PostedEvent.model_validate(raw)
-    except ValidationError as error:
-        raise refusal(error, within=within) from error
+    posted = validated(PostedEvent, raw, within, "an event")
     if posted.event_type == "rate" and posted.rating is None:
         raise InvalidRequest(f"{within}rating", "is missing; an event of type rate needs it.")
     told = posted.model_dump()

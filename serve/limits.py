@@ -1,11 +1,14 @@
 """What may be asked and told: the same bounds for a Python program and over HTTP, and one sentence for whatever is beyond them."""
 
+from typing import TypeVar
+
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from serve.contract import CONTEXTS, DIVERSITIES, MAX_COUNT, MAX_ID_BYTES, Request
 
+M = TypeVar("M", bound=BaseModel)
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999
 
 
@@ -47,6 +50,20 @@ def one_or_many(body: bytes, *, most: int, what: str) -> list[tuple[str, object]
     if not 1 <= len(told) <= most:
         raise InvalidRequest("body", f"holds {len(told):,} {what}; expected 1 to {most:,}.")
     return told
+
+
+def validated(kind: type[M], raw: object, within: str, what: str) -> M:
+    """`raw` as a `kind`; `within` says where it stands, `what` what it should be.
+
+    Raises:
+        InvalidRequest: it is no object, or the first field that cannot be.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidRequest(within.rstrip(".") or "body", f"is not an object with the fields of {what}.")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise refusal(error, within=within) from error
 
 
 def check(request: Request) -> None:

@@ -22,7 +22,7 @@ from data.content import ContentRecipe
 from data.schema import ITEMS, check_table
 from serve.catalogue import POSTED
 from serve.contract import MAX_BATCH
-from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, refusal
+from serve.limits import LATEST_MS, InvalidRequest, check_id, one_or_many, validated
 from serve.release import MORE_ROOM, NoRoom, Release
 from serve.store import Store, StoreError
 from serve.triton import Client, TritonError
@@ -118,12 +118,7 @@ def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
 
 
 def _item(raw: object, release: Release, within: str) -> PostedItem:
-    if not isinstance(raw, dict):
-        raise InvalidRequest(within.rstrip(".") or "body", "is not an object with the fields of an item.")
-    try:
-        item = PostedItem.model_validate(raw)
-    except ValidationError as error:
-        raise refusal(error, within=within) from error
+    item = validated(PostedItem, raw, within, "an item")
     for name, values in item:
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):

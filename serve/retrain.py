@@ -71,7 +71,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        write_whole(self.path, json.dumps(_finite(self.told), indent=1, allow_nan=False))
+        write_whole(self.path, json.dumps(finite(self.told), indent=1, allow_nan=False))
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
@@ -254,12 +254,12 @@ def _quoted(value: Path | str) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _finite(told: Any) -> Any:
+def finite(told: Any) -> Any:
     """NaN has no word in JSON: null."""
     if isinstance(told, Mapping):
-        return {name: _finite(value) for name, value in told.items()}
+        return {name: finite(value) for name, value in told.items()}
     if isinstance(told, list | tuple):
-        return [_finite(value) for value in told]
+        return [finite(value) for value in told]
     return None if isinstance(told, float) and not math.isfinite(told) else told
 
 

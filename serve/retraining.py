@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import hydra
-from omegaconf import OmegaConf
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from serve.settings import CONF, SettingsError
+from serve.settings import composed
 
 READ, READ_WITHOUT_SLATES = "data.readers.continued.read", "data.readers.continued.read_without_slates"
 RETRAINED = "_retrained"
@@ -55,20 +53,8 @@ class Retraining:
 
 
 def retraining(overrides: Sequence[str]) -> Retraining:
-    """conf/retrain.yaml with `key=value` overrides.
-
-    Raises:
-        HydraException, OmegaConfBaseException: an unknown key, or an override that cannot be read.
-        SettingsError: a value of the wrong kind or out of bounds.
-    """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("retrain", overrides=list(overrides))
-    try:
-        return TypeAdapter(Retraining).validate_python(OmegaConf.to_container(cfg, resolve=True))
-    except ValidationError as error:
-        found = error.errors()[0]
-        name = ".".join(map(str, found["loc"]))
-        raise SettingsError(f"{name}={found['input']}: {found['msg'].removeprefix('Input ')}") from error
+    """conf/retrain.yaml with `key=value` overrides. Raises as `serve.settings.composed`."""
+    return composed("retrain", Retraining, overrides)
 
 
 def folders_of(cfg: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import hydra
 from omegaconf import OmegaConf
@@ -15,6 +15,7 @@ from serve.panel import BUDGETS, Budget
 from serve.rules import Rules
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+T = TypeVar("T")
 Positive = Field(gt=0, allow_inf_nan=False)
 
 
@@ -61,22 +62,28 @@ class Settings:
     arms: Arms
 
 
-def settings(overrides: Sequence[str]) -> Settings:
-    """conf/serve.yaml with `key=value` overrides.
+def composed(name: str, kind: type[T], overrides: Sequence[str]) -> T:
+    """conf/<name>.yaml with `key=value` overrides, read as a `kind`.
 
     Raises:
         HydraException, OmegaConfBaseException: an unknown key, or an override that cannot be read.
         SettingsError: a value of the wrong kind or out of bounds.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("serve", overrides=list(overrides))
+        cfg = hydra.compose(name, overrides=list(overrides))
     try:
-        chosen = TypeAdapter(Settings).validate_python(OmegaConf.to_container(cfg, resolve=True))
-        arm("", chosen.arms.salt, chosen.arms.shares)
+        return TypeAdapter(kind).validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
         found = error.errors()[0]
-        name = ".".join(map(str, found["loc"]))
-        raise SettingsError(f"{name}={found['input']}: {found['msg'].removeprefix('Input ')}") from error
+        key = ".".join(map(str, found["loc"]))
+        raise SettingsError(f"{key}={found['input']}: {found['msg'].removeprefix('Input ')}") from error
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """conf/serve.yaml with `key=value` overrides. Raises as `composed`."""
+    chosen = composed("serve", Settings, overrides)
+    try:
+        arm("", chosen.arms.salt, chosen.arms.shares)
     except ValueError as error:
         raise SettingsError(f"arms.shares: {error}") from error
     for name, budget in chosen.sources.items():

@@ -173,6 +173,19 @@ def test_why_is_told_on_the_command_line(door):
     assert (code, told["item_id"]) == (0, "i4")
     assert told["verdict"].endswith(".")
     assert set(told["heads"]) == {"click", "complete", "watch_seconds"}
+    _, table, _ = door("explain", "--user", "u9", "--item", "i4", "--count", "5", "time=log-end", "deadline_ms=20000")
+    assert "this_item" not in table
+
+
+def test_a_report_of_arms_that_showed_nothing_has_no_figures_and_is_json(door):
+    code, out, _ = door("ab", "report", "--json")
+    told = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0
+    assert [(one["arm"], one["users"], one["figures"]["completion"]) for one in told["arms"]] == [
+        ("champion", 0, None),
+        ("challenger", 0, None),
+    ]
+    assert "nan" not in door("ab", "report")[1]
 
 
 def test_a_challenger_is_named_listed_and_withdrawn(door):
