@@ -180,8 +180,8 @@ def record(events: Event | Iterable[Event], *, timeout_s: float | None = None) -
 
     >>> towers.record(Event(user_id="u42", item_id="i7", event_type="complete")).stored
     """
-    told = [events] if isinstance(events, Event) else events
-    return Call("POST", "/v1/events", answers.EventsReceipt, body=[_told(one) for one in told], timeout_s=timeout_s)
+    told = _told(events) if isinstance(events, Event) else [_told(one) for one in events]
+    return Call("POST", "/v1/events", answers.EventsReceipt, body=told, timeout_s=timeout_s)
 
 
 def post_items(items: NewItem | Iterable[NewItem], *, timeout_s: float | None = None) -> Call[answers.ItemsReceipt]:
@@ -189,8 +189,8 @@ def post_items(items: NewItem | Iterable[NewItem], *, timeout_s: float | None = 
 
     >>> towers.post_items(NewItem(item_id="n1", title="The Quiet Harbour")).stored
     """
-    told = [items] if isinstance(items, NewItem) else items
-    return Call("POST", "/v1/items", answers.ItemsReceipt, body=[_told(one) for one in told], timeout_s=timeout_s)
+    told = _told(items) if isinstance(items, NewItem) else [_told(one) for one in items]
+    return Call("POST", "/v1/items", answers.ItemsReceipt, body=told, timeout_s=timeout_s)
 
 
 def question(liked: Mapping[str, bool | None], *, timeout_s: float | None = None) -> Call[answers.Question]:

@@ -81,6 +81,8 @@ class Towers:
         ValueError: an address, a key, a time or a number that cannot be.
     """
 
+    _url = "no address"  # until there is one: whoever prints a frame asks for this
+
     def __init__(
         self, url: str, *, key: str | None = None, timeout_s: float = 1.0, retries: Retries = USUAL, connections: int = 32
     ) -> None:
@@ -144,6 +146,8 @@ class AsyncTowers:
     Raises:
         ValueError: an address, a key, a time or a number that cannot be.
     """
+
+    _url = "no address"  # until there is one: whoever prints a frame asks for this
 
     def __init__(
         self, url: str, *, key: str | None = None, timeout_s: float = 1.0, retries: Retries = USUAL, connections: int = 32
@@ -221,7 +225,11 @@ def _address(url: str) -> str:
     try:
         read = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"url is no address: {error}") from None
+        wrong = str(error)
+    else:
+        wrong = ""
+    if wrong:
+        raise ValueError(f"url is no address: {wrong}; expected one like http://127.0.0.1:8080.")
     if read.scheme not in ("http", "https") or not read.host or read.userinfo or read.query or read.fragment:
         raise ValueError("url is not where a server is; expected one like http://127.0.0.1:8080, with no name, password or query in it.")
     return str(read)
