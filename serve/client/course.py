@@ -17,7 +17,7 @@ from tenacity import RetryCallState
 
 from serve.api.answers import Refusal
 from serve.client.calls import Call
-from serve.client.deadlines import LEAST_S, LONGEST_MS, Left, end_within
+from serve.client.deadlines import LEAST_S, Left, end_within, told_ms
 from serve.client.errors import Misread, Refused, TooLate, TowersError, Unreachable
 from serve.client.retries import Budget, Retries, asked_s, passing
 
@@ -100,7 +100,7 @@ class Course(Generic[A]):
         if left_s < LEAST_S:
             raise self._error(TooLate, "no time is left to ask")
         self._attempt += 1
-        headers = {"X-Request-ID": self._request_id, "X-Deadline-Ms": str(min(math.floor(1000 * left_s), LONGEST_MS))}
+        headers = {"X-Request-ID": self._request_id, "X-Deadline-Ms": str(told_ms(left_s))}
         if self._known is not None:
             headers["If-None-Match"] = self._known[0]
         if self._body is not None:

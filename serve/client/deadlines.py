@@ -9,6 +9,9 @@ from contextvars import ContextVar
 LEAST_S = 0.001
 """Less is no time in which anything could be answered; X-Deadline-Ms counts whole milliseconds."""
 LONGEST_MS = 600_000  # the most that X-Deadline-Ms says
+WAY_S, WAY_SHARE = 0.02, 0.25
+"""Kept back for the way of the answer: so long, and no more than this share of what is left. A server waits for its models until the time it
+was told, and only then answers without them: told all that is left, it would always answer too late."""
 
 _end: ContextVar[float] = ContextVar("towers_deadline", default=math.inf)
 
@@ -37,6 +40,15 @@ def deadline(seconds: float) -> Iterator[None]:
 def end_within(seconds: float) -> float:
     """When a call ends that may take `seconds`, by the monotonic clock: then, or where a deadline around it says."""
     return min(_end.get(), time.monotonic() + seconds)
+
+
+def told_ms(left_s: float) -> int:
+    """What X-Deadline-Ms says where `left_s` is left: whole milliseconds, at least 1, and never more than is left.
+
+    >>> told_ms(1.0), told_ms(0.04), told_ms(0.001)
+    (980, 30, 1)
+    """
+    return min(max(1, math.floor(1000 * (left_s - min(WAY_S, WAY_SHARE * left_s)))), LONGEST_MS)
 
 
 class Left(Mapping[str, float]):
