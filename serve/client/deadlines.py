@@ -10,8 +10,8 @@ LEAST_S = 0.001
 """Less is no time in which anything could be answered; X-Deadline-Ms counts whole milliseconds."""
 LONGEST_MS = 600_000  # the most that X-Deadline-Ms says
 WAY_S, WAY_SHARE = 0.02, 0.25
-"""Kept back for the way of the answer: so long, and no more than this share of what is left. A server waits for its models until the time it
-was told, and only then answers without them: told all that is left, it would always answer too late."""
+"""Kept back for the way of the answer: so long, and no more than this share of what is left. A server waits for its models until the time
+that it was told, and only then answers without them: told all that is left, it would always answer too late."""
 
 _end: ContextVar[float] = ContextVar("towers_deadline", default=math.inf)
 

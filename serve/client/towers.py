@@ -1,7 +1,9 @@
 """The two clients: one that waits, and one that is awaited. They differ in nothing else; `serve.client.calls` says what can be asked."""
 
+import functools
 import inspect
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -89,7 +91,8 @@ class Towers:
         secret = None if key is None else SecretStr(key)
         del key  # whoever prints the variables of a frame finds none
         self._url, self._courses = _address(url), Courses(timeout_s, retries)
-        self._http = httpx.Client(base_url=self._url, auth=_auth(secret), limits=_limits(connections))
+        # No timeout of its own: each request brings what is left of its call.
+        self._http = httpx.Client(base_url=self._url, auth=_auth(secret), limits=_limits(connections), timeout=None, verify=_trusted())
 
     def _answer(self, call: Call[A]) -> A:
         course = self._courses.begin(call)
@@ -155,7 +158,7 @@ class AsyncTowers:
         secret = None if key is None else SecretStr(key)
         del key
         self._url, self._courses = _address(url), Courses(timeout_s, retries)
-        self._http = httpx.AsyncClient(base_url=self._url, auth=_auth(secret), limits=_limits(connections))
+        self._http = httpx.AsyncClient(base_url=self._url, auth=_auth(secret), limits=_limits(connections), timeout=None, verify=_trusted())
 
     async def _answer(self, call: Call[A]) -> A:
         course = self._courses.begin(call)
@@ -233,6 +236,12 @@ def _address(url: str) -> str:
     if read.scheme not in ("http", "https") or not read.host or read.userinfo or read.query or read.fragment:
         raise ValueError("url is not where a server is; expected one like http://127.0.0.1:8080, with no name, password or query in it.")
     return str(read)
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities whose certificates are believed; reading them takes longer than a call does."""
+    return httpx.create_ssl_context()
 
 
 def _limits(connections: int) -> httpx.Limits:
