@@ -22,12 +22,14 @@ from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from serve import local_triton
 from serve.commands import DRAIN_S
 from serve.redis_store import RedisStore
 from serve.settings import CONF
 from serve.store import StoreError
 from tests import deployment
 from tests.deployment import DEPLOY, PROJECT, ROOT, accepted, compose, containers, final, images_of_compose, last, pinned, pods, stages
+from tests.engines import published, started
 from tests.releases import write_release
 from tests.stores import PATIENT_MS, RedisServer
 
@@ -185,7 +187,11 @@ def test_the_image_starts_by_what_its_environment_says(dockerfile, monkeypatch):
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
 def test_compose_files_are_what_the_compose_specification_says(name):
     schema = json.loads((Path(check_jsonschema.builtin_schemas.__file__).parent / "vendor" / "compose-spec.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(compose(name))
+    allows = jsonschema.validators.validator_for(schema)(schema)
+    allows.validate(compose(name))
+    misspelt = compose(name)
+    misspelt["services"]["triton"]["shmsize"] = "256m"
+    assert not allows.is_valid(misspelt), "this validator lets anything in"
 
 
 def test_compose_names_only_what_is_there():
@@ -234,8 +240,8 @@ def test_ports_agree_between_image_compose_and_what_is_asked(dockerfile, monkeyp
     chosen = accepted([word.replace("$$", "$") for word in services["server"]["command"]])
     assert services["server"]["ports"] == [f"127.0.0.1:8080:{chosen.port}"]
     assert chosen.port == int(last(final(dockerfile, "server"), "EXPOSE"))
-    host, _, port = chosen.triton.url.partition(":")
-    assert port in services[host]["expose"]
+    assert chosen.triton.url == "triton:8001", "where Triton listens to gRPC when told nothing"
+    assert {"8000", "8001", "8002"} == set(services["triton"]["expose"])
     assert chosen.store == "redis://:x@redis:6379/0"
     assert chosen.editorial == Path("/etc/towers/editorial.yaml")
     assert "../conf:/etc/towers:ro" in [mount.split(" ")[0] for mount in services["server"]["volumes"]]
@@ -276,6 +282,29 @@ def test_pinning_points_at_the_release_of_now_and_stays_there(tmp_path):
     assert models.resolve() == tmp_path / "releases" / "v1" / "triton"
     assert pin().returncode == 0
     assert models.resolve() == tmp_path / "releases" / "v2" / "triton"
+
+
+def test_a_server_follows_releases_of_its_tritons_models_and_refuses_others(tmp_path):
+    """What the layout and docs/deploy.md stand on: a Triton that was started on one release, as `pin` has it."""
+    releases = published(tmp_path / "releases", "v1")
+    log = tmp_path / "triton.log"
+    with local_triton.start(releases / "v1" / "triton", log_path=log, models=("user_tower", "item_tower", "ranker")) as triton:
+        with started(releases, tmp_path / "state", f"triton.url={triton.grpc_url}") as engine:
+            published(releases, "v2")
+            engine.fleet.refresh()
+            assert serving(engine) == ("v2", None)
+            published(releases, "v3", seed=4)
+            engine.fleet.refresh()
+            version, error = serving(engine)
+            assert version == "v2" and "golden" in error
+            assert not engine.readiness()[0]
+        with started(releases, tmp_path / "state", f"triton.url={triton.grpc_url}") as engine:
+            assert serving(engine)[0] == "v2", "a server that starts again falls back to what its Triton answers for"
+
+
+def serving(engine):
+    (champion,) = engine.fleet.status().arms
+    return champion.serving, champion.error
 
 
 def commands_of_redis():
