@@ -9,7 +9,7 @@ from dockerfile_parse import DockerfileParser
 
 from serve.__main__ import COMMANDS, parser
 from serve.retraining import retraining
-from serve.settings import CONF, settings
+from serve.settings import settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -55,8 +55,6 @@ def accepted(words):
     known, rest = parser().parse_known_args(words)
     overrides = [*known.overrides, *rest]
     assert all("=" in one for one in overrides), overrides
-    if "access" not in yaml.safe_load((CONF / "serve.yaml").read_text()):  # until it is there
-        overrides = [one for one in overrides if not one.startswith("access.")]
     if known.command == "retrain":
         retraining([one for one in overrides if not one.startswith("store=")])
     return settings(overrides)
