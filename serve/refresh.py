@@ -20,8 +20,6 @@ from typing import Annotated, Any
 
 import polars as pl
 from pydantic import Field
-from rich.markup import escape
-from rich.table import Table
 
 from data.schema import user_digest
 from serve import continuation, publication
@@ -159,16 +157,17 @@ def _verdict(folder: Path) -> str | None:
         return None
 
 
-def as_table(told: Mapping[str, Any]) -> Table:
-    """A report: a line for each step with its figures, and what became of it below."""
-    said = {
-        REFRESHED: f"release {told.get('version')} is current",
-        NOTHING_NEW: "nothing is new since the current release: nothing was published",
-    }.get(told["verdict"], f"{told['verdict']}: {told['why']}")
-    words = {"title": escape(f"refresh {told['stamp']}"), "caption": escape(said)}
-    table = Table("step", "s", "what", title_justify="left", caption_justify="left", **words)
-    for step in told["steps"]:
-        figures = step["figures"].get("rows") or step["figures"]
-        what = step["why"] or ", ".join(f"{name} {value}" for name, value in figures.items() if not isinstance(value, dict))
-        table.add_row(step["step"], f"{step['seconds'] or 0:.1f}", escape(what))
-    return table
+def said(told: Mapping[str, Any]) -> str:
+    """What became of a job, by its report, in a line."""
+    match told["verdict"]:
+        case "refreshed":
+            return f"release {told['version']} is current"
+        case "nothing new":
+            return "nothing is new since the current release: nothing was published"
+    return f"{told['verdict']}: {told['why']}"
+
+
+def in_short(step: Mapping[str, Any]) -> str:
+    """A step's figures in a line."""
+    figures = step["figures"].get("rows") or step["figures"]
+    return ", ".join(f"{name} {value}" for name, value in figures.items() if not isinstance(value, dict))

@@ -22,8 +22,6 @@ from typing import Any
 
 import polars as pl
 from omegaconf import OmegaConf
-from rich.markup import escape
-from rich.table import Table
 
 from data.features import DAY_MS
 from serve import continuation, publication
@@ -101,15 +99,8 @@ def _job(store: Store, chosen: Retraining, folder: Path, stamp: str, report: Rep
         told = {"retrieval": model, "ranker": ranker, "releases": chosen.releases, "hydra.run.dir": chosen.runs / f"{stamp}_export"}
         paths = [f"{key}={quoted(path)}" for key, path in told.items()]
         if stamp not in publication.versions(chosen.releases):
-            run(
-                "export",
-                str(ROOT / "export.py"),
-                *paths,
-                f"version={quoted(stamp)}",
-                "promote=none",
-                *export_words(champion),
-                *chosen.export,
-            )
+            words = [*paths, f"version={quoted(stamp)}", "promote=none", *export_words(champion), *chosen.export]
+            run("export", str(ROOT / "export.py"), *words)
         figures["release"] = stamp
     with report.step("challenge"):
         publication.challenge(chosen.releases, stamp)
@@ -143,17 +134,13 @@ def _slates_to_learn_from(folders: list[Path], chosen: Retraining) -> bool:
     return in_test > 0 and (days_R <= chosen.test_days + chosen.validation_days).sum() - in_test >= LEAST_SLATES
 
 
-def as_table(told: Mapping[str, Any]) -> Table:
-    """A report: a line for each step with its figures, and what became of it below."""
-    said = f"challenger: release {told['version']}" if told["verdict"] == "challenger" else f"{told['verdict']}: {told['why']}"
-    words = {"title": escape(f"retraining {told['stamp']}"), "caption": escape(said)}
-    table = Table("step", "s", "what", title_justify="left", caption_justify="left", **words)
-    for step in told["steps"]:
-        table.add_row(step["step"], f"{step['seconds'] or 0:.1f}", escape(step["why"] or _in_short(step)))
-    return table
+def said(told: Mapping[str, Any]) -> str:
+    """What became of a job, by its report, in a line."""
+    return f"challenger: release {told['version']}" if told["verdict"] == "challenger" else f"{told['verdict']}: {told['why']}"
 
 
-def _in_short(step: Mapping[str, Any]) -> str:
+def in_short(step: Mapping[str, Any]) -> str:
+    """A step's figures in a line."""
     figures = step["figures"]
     if step["step"] == "rivals" and figures:
         compared = [
