@@ -16,6 +16,8 @@ INTERRUPTED = 130
 def main() -> int:
     """Read the command line and do what it says: the exit code."""
     told = command_line.read()
+    if told.command == "completion":
+        return command_line.completion(told.operand)
     try:
         from serve import commands  # late: help and a shell that completes wait for no model, no index and no server
 

@@ -72,6 +72,15 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
     return told
 
 
+def completion(shell: str | None) -> int:
+    """Print what a shell runs once so that TAB knows our words: the exit code."""
+    if shell not in SHELLS:
+        print(f"serve: completion needs the name of a shell: {' or '.join(SHELLS)}", file=sys.stderr)
+        return 2
+    print(argcomplete.shellcode(["towers"], shell=shell))
+    return 0
+
+
 def _is_override(word: str) -> bool:
     return not word.startswith("-") and ("=" in word or word.startswith("~"))
 
@@ -223,6 +232,8 @@ def _add(choices, name: str, what: str, example: str, codes: tuple[int, ...], op
 
 def _overrides(prefix: str, confs: Sequence[str]) -> list[str]:
     key, said, value = prefix.partition("=")
+    if not prefix:  # over a hundred keys would drown the few words that stand here
+        return []
     if not said:
         return [f"{key}=" for conf in confs for key in keys(conf)]
     if key in FOLDERS:

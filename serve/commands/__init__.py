@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data.schema import SchemaError
 from serve import logs
 from serve.api.keys import KeysError, UnknownKey
-from serve.commands import asking, completing, experiments, jobs, keys, listening, quizzing, releases
+from serve.commands import asking, experiments, jobs, keys, listening, quizzing, releases
 from serve.commands.parts import engine, no_stand_in, store_of
 from serve.commands.telling import safe
 from serve.engine import Unavailable
@@ -35,7 +35,6 @@ COMMANDS: Mapping[str, Callable[[Settings, argparse.Namespace], int | None]] = {
     "release promote": releases.promote, "release challenge": releases.challenge, "release withdraw": releases.withdraw,
     "ab report": experiments.report,
     "key add": keys.add, "key list": keys.listed, "key revoke": keys.revoke,
-    "completion": completing.completion,
 }  # fmt: skip
 ASKED = (SettingsError, InvalidRequest, UnknownItem, UnknownKey, HydraException, OmegaConfBaseException)
 THERE = (ReleaseError, TritonError, StoreError, SchemaError, KeysError, Unavailable, OSError)
