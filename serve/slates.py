@@ -69,7 +69,7 @@ def slate(
         place_of = np.argsort(order_N)
         drawn = replace(drawn, slots=tuple(int(place_of[slot]) for slot in drawn.slots))
     paged, version = tuple(told[place] for place in order_N), recommender.release.manifest.version
-    return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)
+    return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn, tally.proposed)
 
 
 def said(
