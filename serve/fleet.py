@@ -127,18 +127,27 @@ class Fleet(Generic[T]):
             yield berth.recommender
 
     @contextmanager
-    def loaded(self, version: str) -> Iterator[T | None]:
-        """What answers of a release in some arm, held until the end of the block; None where it is not loaded."""
+    def preview(self, name: str) -> Iterator[T]:
+        """What answers in an arm, whoever's it is, held until the end of the block.
+
+        Raises:
+            LookupError: nothing answers in it now.
+        """
+        with self._held(name) as (served, berth):
+            if served != name:
+                raise LookupError(f"There is no {name} now; `python -m serve release challenge` makes one.")
+            yield berth.recommender
+
+    def arm(self, user_id: str) -> str:
+        """The arm by which a user would be answered now."""
+        name = arm(user_id, self._salt, self._shares)
         with self._lock:
-            berth = next((berth for berth in self._loaded.values() if berth.version == version), None)
-            if berth is not None:
-                berth.leases += 1
-        try:
-            yield berth and berth.recommender
-        finally:
-            if berth is not None:
-                with self._lock:
-                    berth.leases -= 1
+            return name if name in self._loaded else CHAMPION
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the users that each arm has while it is there."""
+        return dict(self._shares)
 
     @contextmanager
     def _held(self, name: str) -> Iterator[tuple[str, _Berth[T]]]:
