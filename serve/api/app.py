@@ -2,7 +2,8 @@
 a sentence."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -14,13 +15,16 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from serve import new_items
-from serve.api import documents, routes
+from serve.api import documents, operations, routes
 from serve.api.access import Door, NotAllowed, NotKnown, TooMany
 from serve.api.bodies import NotJson, TooLarge
 from serve.api.guard import Guard
 from serve.api.keys import KeysError
 from serve.engine import Engine, NoSuchArm, Unavailable
 from serve.limits import InvalidRequest, refusal
+from serve.manifest import ReleaseError
+from serve.publication import NoSuchRelease
+from serve.pulse import Pulse
 from serve.release import NoRoom
 from serve.settings import Access
 from serve.slates import UnknownItem
@@ -36,7 +40,14 @@ OPEN = Access(reading="open", writing="open", keys=None, rates={}, origins=())
 def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
     """The application around one engine, which lives as long as the caller lets it."""
     door = Door(access, engine.now_ms)
-    app = FastAPI(title="Towers", docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False)
+    pulse = Pulse(engine)
+
+    @asynccontextmanager
+    async def beating(_: FastAPI) -> AsyncIterator[None]:
+        with pulse.beating():
+            yield
+
+    app = FastAPI(title="Towers", lifespan=beating, docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False)
     app.add_middleware(Guard)
     if access.origins:
         app.add_middleware(
@@ -48,12 +59,17 @@ def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
     app.include_router(routes.reading(engine, door))
     app.include_router(routes.writing(engine, door))
     app.include_router(routes.standing(engine))
+    app.include_router(operations.operations(engine, door, pulse))
     documents.add(app, door)
     app.mount("/web", StaticFiles(directory=WEB))
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/console", include_in_schema=False)
+    def console() -> FileResponse:
+        return FileResponse(WEB / "console.html", headers={"Cache-Control": "no-cache"})
 
     return app
 
@@ -88,6 +104,8 @@ def _refuse(app: FastAPI, count: Callable[[int], None]) -> None:
     handlers = {
         InvalidRequest: invalid,
         RequestValidationError: lambda request, error: invalid(request, refusal(error)),
+        ReleaseError: lambda request, error: said(request, 409, "version", error.plain),
+        NoSuchRelease: lambda request, error: said(request, 404, "version", error.plain),
         UnknownItem: of(404, "item_id"),
         NoSuchArm: of(404, "arm"),
         NotKnown: of(401, None, **{"WWW-Authenticate": "Bearer"}),
