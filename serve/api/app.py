@@ -24,7 +24,7 @@ from serve.engine import Engine, NoSuchArm, Unavailable
 from serve.limits import InvalidRequest, refusal
 from serve.manifest import ReleaseError
 from serve.publication import NoSuchRelease
-from serve.pulse import Pulse
+from serve.pulse import EVERY_S, Pulse
 from serve.release import NoRoom
 from serve.settings import Access
 from serve.slates import UnknownItem
@@ -37,10 +37,10 @@ OPEN = Access(reading="open", writing="open", keys=None, rates={}, origins=())
 """For a program of one's own that knows who asks; administering is nobody's."""
 
 
-def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
-    """The application around one engine, which lives as long as the caller lets it."""
+def create_app(engine: Engine, access: Access = OPEN, *, every_s: float = EVERY_S) -> FastAPI:
+    """The application around one engine, which lives as long as the caller lets it. The console has a point for every `every_s` seconds."""
     door = Door(access, engine.now_ms)
-    pulse = Pulse(engine)
+    pulse = Pulse(engine, every_s=every_s)
 
     @asynccontextmanager
     async def beating(_: FastAPI) -> AsyncIterator[None]:
