@@ -47,7 +47,15 @@ def create_app(engine: Engine, access: Access = OPEN, *, every_s: float = EVERY_
         with pulse.beating():
             yield
 
-    app = FastAPI(title="Towers", lifespan=beating, docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False)
+    app = FastAPI(
+        title="Towers",
+        lifespan=beating,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        separate_input_output_schemas=False,
+    )
     app.add_middleware(Guard)
     if access.origins:
         app.add_middleware(
@@ -56,11 +64,15 @@ def create_app(engine: Engine, access: Access = OPEN, *, every_s: float = EVERY_
             expose_headers=["X-Request-ID", "ETag", "Retry-After"],
         )  # fmt: skip
     _refuse(app, engine.gauges.refused)
-    app.include_router(routes.reading(engine, door))
-    app.include_router(routes.writing(engine, door))
-    app.include_router(routes.standing(engine))
-    app.include_router(operations.operations(engine, door, pulse))
-    documents.add(app, door)
+    routers = (
+        routes.reading(engine, door),
+        routes.writing(engine, door),
+        routes.standing(engine),
+        operations.operations(engine, door, pulse),
+    )
+    for router in routers:
+        app.include_router(router)
+    documents.add(app, door, routers)
     app.mount("/web", StaticFiles(directory=WEB))
 
     @app.get("/", include_in_schema=False)
@@ -113,7 +125,7 @@ def _refuse(app: FastAPI, count: Callable[[int], None]) -> None:
         TooLarge: of(413, "body"),
         NotJson: of(415, "Content-Type"),
         TooMany: too_many,
-        NoRoom: of(507),
+        NoRoom: of(409),
         **dict.fromkeys((StoreError, TritonError, Unavailable, KeysError), away),
         HTTPException: plain,
         Exception: broken,
