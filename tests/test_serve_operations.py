@@ -4,62 +4,38 @@ admin's key moves one."""
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
+import httpx
 import pytest
-from fastapi.testclient import TestClient
 
-from serve import local_triton, publication
-from serve.api import create_app
-from serve.api.app import OPEN
-from serve.api.keys import Keys
+from serve import publication
 from serve.api.operations import Console, Experiments
 from serve.live import wall_ms
 from serve.releases import Check, Releases, ReleaseTold
-from tests.engines import published, started
 
 MOVES = ("v1/check", "v1/promote", "v3/challenge", "rollback", "withdraw")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Three releases: v2 is current, v1 was before it, v3 was rolled back."""
-    releases = published(tmp_path_factory.mktemp("operated") / "releases", "v1", "v2", "v3", items=40)
-    publication.rollback(releases)
-    return releases
-
-
-@pytest.fixture(scope="module")
-def engine(root, tmp_path_factory):
-    """Served by one Triton: the releases have the same models, and opening one need not wait for another server."""
-    state = tmp_path_factory.mktemp("state")
-    models = ("user_tower", "item_tower", "ranker")
-    with (
-        local_triton.start(root / "v1" / "triton", log_path=state / "triton.log", models=models) as triton,
-        started(root, state, "judged=1.0", f"triton.url={triton.grpc_url}") as made,
-        made.fleet.watching(0.1),
-    ):
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory):
-    """(the file of keys, the headers that each role sends)."""
-    keys = Keys(tmp_path_factory.mktemp("keys") / "keys.json")
-    sent = {role: {"Authorization": f"Bearer {keys.add(role, role, now_ms=wall_ms())}"} for role in ("reader", "writer", "admin")}
-    return keys.path, sent
-
-
-@pytest.fixture(scope="module")
-def http(engine, tokens):
-    with TestClient(create_app(engine, replace(OPEN, keys=tokens[0]))) as client:
+def http(watched):
+    with httpx.Client(base_url=watched.address, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
-def admin(http, tokens):
+def admin(http, watched):
     """Posts with an admin's key."""
-    return lambda path: http.post(f"/v1/releases/{path}", headers=tokens[1]["admin"])
+    return lambda path: http.post(f"/v1/releases/{path}", headers=bearer(watched, "admin"))
+
+
+@pytest.fixture(scope="module")
+def root(watched):
+    """The folder of releases: v2 is current, v1 was before it, v3 was rolled back."""
+    return watched.root
+
+
+def bearer(watched, role):
+    return {"Authorization": f"Bearer {watched.keys[role]}"}
 
 
 def get(http, path, model, **params):
@@ -95,38 +71,41 @@ def altered(root, version, file):
         path.write_bytes(whole)
 
 
-def test_the_console_tells_what_happened_and_then_only_what_is_new(http):
-    console = get(http, "/v1/console", Console)
-    assert (console["every_seconds"], console["window_seconds"]) == (5.0, 60.0)
+def test_the_console_tells_what_happened_and_then_only_what_is_new(http, watched):
+    with httpx.Client(base_url=watched.address) as other:  # let what was asked before be counted
+        time.sleep(2 * get(other, "/v1/console", Console)["every_seconds"])
+        since = get(other, "/v1/console", Console)["points"][-1]["at"]
     for number in range(1, 5):
-        assert http.get("/v1/recommendations", params={"user_id": f"u{number}", "count": 5}).status_code == 200
-    assert http.post("/v1/events", json={"user_id": "u1", "item_id": "i5", "event_type": "click"}).status_code == 200
+        assert http.get("/v1/recommendations", params={"user_id": f"u{number}", "count": 5, "live": True}).status_code == 200
+    event = {"user_id": "u1", "item_id": "i5", "event_type": "click"}
+    assert http.post("/v1/events", json=event, headers=bearer(watched, "writer")).status_code == 200
     assert http.get("/v1/recommendations", params={"user_id": "u1", "count": 0}).status_code == 422
     deadline, points = time.monotonic() + 30, []
-    while sum(point["answers"].get("personalised", 0) for point in points) < 4 or not points[-1]["known_lag"]["count"]:
+    while not (points and points[-1]["known_lag"]["count"] and points[-1]["latency"]["total"]["count"] >= 4):
         assert time.monotonic() < deadline, points
         time.sleep(0.2)
-        points = get(http, "/v1/console", Console)["points"]
-    console = get(http, "/v1/console", Console)
+        points = get(http, "/v1/console", Console, since=since)["points"]
+    console = get(http, "/v1/console", Console, since=since)
+    assert (console["every_seconds"], console["window_seconds"]) == (0.5, 60.0)
     total = {name: {} for name in ("answers", "arms", "events", "refused", "precomputed")}
     for point in console["points"]:
         for name, counts in total.items():
             for key, count in point[name].items():
                 counts[key] = counts.get(key, 0) + count
+    precomputed = total.pop("precomputed")
     assert total == {
         "answers": {"personalised": 4}, "arms": {"champion": 4}, "events": {"stored": 1}, "refused": {"422": 1},
-        "precomputed": {"none made": 4},
     }  # fmt: skip
+    assert sum(precomputed.values()) == 4 and set(precomputed) <= {"asked for", "none made"}
     last = console["points"][-1]
-    assert last["latency"]["total"]["count"] == 4
     assert last["latency"]["ranker"]["p50"] <= last["latency"]["total"]["p99"]
-    assert (last["known_lag"]["count"], last["stored_lag"]["count"]) == (1, 1)
+    assert last["stored_lag"]["count"] >= last["known_lag"]["count"] >= 1
     assert 0 < last["recall"]["mean"] <= 1
     (arm,) = last["standing"]
     assert (arm["arm"], arm["version"], arm["items"]) == ("champion", "v2", 40)
-    assert 5 / 40 <= arm["coverage"] <= 20 / 40
+    assert 5 / 40 <= arm["coverage"] <= 1
     assert (console["ready"], console["model_version"], console["parts"]["triton"]) == (True, "v2", "ready")
-    assert get(http, "/v1/console", Console, since=last["at"])["points"] == []
+    assert all(point["at"] > last["at"] for point in get(http, "/v1/console", Console, since=last["at"])["points"])
     assert http.get("/v1/console?since=-1").json()["field"] == "since"
 
 
@@ -187,24 +166,24 @@ def test_what_cannot_be_moved_says_why_and_nothing_moves(http, admin, root):
 @pytest.mark.parametrize(
     "name", ["..", "../v1", "%2e%2e%2fv1", "..%2F..%2Fetc%2Fpasswd", "%2Fetc", "a%00b", ".hidden", "x" * 101, "current"]
 )
-def test_a_name_that_is_none_is_refused_before_any_path_is_made_of_it(http, tokens, root, name, monkeypatch):
+def test_a_name_that_is_none_is_refused_before_any_path_is_made_of_it(http, watched, root, name, monkeypatch):
     monkeypatch.setattr(publication, "_named", lambda *_: pytest.fail("a path was made"))
     for action in ("check", "promote", "challenge"):
-        told = http.post(f"/v1/releases/{name}/{action}".replace("/../", "/%2e%2e/"), headers=tokens[1]["admin"])
+        told = http.post(f"/v1/releases/{name}/{action}".replace("/../", "/%2e%2e/"), headers=bearer(watched, "admin"))
         assert (told.status_code, told.json()["field"]) == (422, "version"), told.text
     assert http.get(f"/v1/releases/{name}".replace("/..", "/%2e%2e")).status_code == 422
 
 
 @pytest.mark.parametrize("path", MOVES)
-def test_only_an_admin_moves_or_checks(http, tokens, root, path):
+def test_only_an_admin_moves_or_checks(http, watched, root, path):
     assert http.post(f"/v1/releases/{path}").status_code == 401
     for role in ("reader", "writer"):
-        told = http.post(f"/v1/releases/{path}", headers=tokens[1][role])
+        told = http.post(f"/v1/releases/{path}", headers=bearer(watched, role))
         assert (told.status_code, set(told.json())) == (403, {"field", "detail", "request_id"})
     assert (publication.current(root), publication.challenger(root)) == ("v2", None)
 
 
-def test_the_arms_are_reported_with_intervals_and_not_more_often_than_the_log_can_bear(http, engine):
+def test_the_arms_are_reported_with_intervals_and_not_more_often_than_the_log_can_bear(http):
     told = get(http, "/v1/experiments", Experiments)
     assert told["shares"] == {"champion": 0.9, "challenger": 0.1}
     assert [arm["arm"] for arm in told["arms"]] == ["champion", "challenger"]

@@ -50,7 +50,7 @@ function drawn(told) {
   const table = element("table"), head = element("tr"), body = element("tbody"), frame = element("div", "", "scroll");
   frame.tabIndex = 0;
   frame.setAttribute("role", "region");
-  frame.setAttribute("aria-labelledby", "arms");
+  frame.setAttribute("aria-label", "Table of arms");
   for (const [name, kind] of [["Arm", ""], ["Figure", ""], ["Value", "number"], ["Difference to the champion, with its 95 % interval", ""]]) head.append(Object.assign(element("th", name, kind), { scope: "col" }));
   const shown = told.arms.filter(({ arm, slates }) => slates || told.shares[arm]);
   body.append(...shown.flatMap((arm) => Object.keys(arm.figures).map((figure, index, all) => row(arm, figure, index === 0, all.length))));
