@@ -127,6 +127,11 @@ class Panel:
         """Which candidates the source `name` proposed: bool (K)."""
         return candidates.source_K >> self._bit[name] & 1 == 1
 
+    def counts(self, candidates: Candidates) -> dict[str, int]:
+        """How many candidates each source proposed, of those that proposed any."""
+        found = ((name, int(self.proposed_by(candidates, name).sum())) for name in self._bit)
+        return {name: count for name, count in found if count}
+
     def close(self) -> None:
         """Take no more work. Threads of a source that hangs are left to end by themselves."""
         for threads in self._threads.values():

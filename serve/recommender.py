@@ -124,9 +124,10 @@ class Recommender:
                 logger.warning("request %s answered without the user's history: %s", request.request_id, error)
                 tally.drop({slates.NO_HISTORY: 1})
                 known = Known(NOTHING, UserFields())
-        if precompute.why_live(self.policy.ahead, request, known, self.release.manifest.version) is None:
+        why_live = precompute.why_live(self.policy.ahead, request, known, self.release.manifest.version)
+        if why_live is None:
             return slates.precomputed(self, request, known, tally, "precomputed")
-        return self.answer(request, known, tally)
+        return replace(self.answer(request, known, tally), why_live=why_live)
 
     def answer(self, request: Request, known: Known, tally: Tally | None = None) -> Slate:
         """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same
@@ -162,6 +163,7 @@ class Recommender:
             asked = self.panel.begin([name for name in names if name in NEED_QUERY], self.ask(request, who, query_BD), share_of)
             proposed, missing, cut = self.panel.gather(begun, asked)
             tally.drop({"candidates beyond the limit": cut})
+            tally.proposed.update(self.panel.counts(proposed))
         with tally.stage("filters"):
             stays = self.stays(request, known, who, proposed)
             candidates, dropped = filters.keep(proposed, stays)

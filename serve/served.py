@@ -103,7 +103,7 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             clock.log_ended(tops.trends.last_hour)
             live = Live(
                 tops, store, rows=release.catalogue.rows, users=release.users, liked_from=release.manifest.liked_from,
-                now_ms=clock.now_ms,
+                now_ms=clock.now_ms, known=gauges.known,
             )  # fmt: skip
             judge = Judge(release, share=chosen.judged, tell=gauges.found)
             stack.callback(judge.close)
@@ -112,6 +112,7 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
                 sources=usual(release, chosen.editorial, live.tops), on_query=judge.offer,
             )  # fmt: skip
             stack.callback(recommender.close)
+            gauges.sources(recommender.panel.names)
             posted = NewItems(release, client, store, added=live.add_items)
             stack.callback(posted.close)
             posted.start()
