@@ -29,7 +29,7 @@ demo: release ## train, export, serve, print one answer
 	$(PY) -m serve recommend --user $(USER_ID) --count 10 time=log-end
 
 up: release ## the same, then stay up
-	$(PY) -m serve up time=log-end $(if $(PORT),port=$(PORT))
+	$(PY) -m serve up time=log-end access.writing=open $(if $(PORT),port=$(PORT))
 
 release: $(VENV)/.ready
 	$(TRAIN_ENV) $(PY) train.py experiment=$(DATA)_two_tower

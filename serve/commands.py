@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serve import forget as forgetting
+from serve import logs, publication, slates
 from serve import precompute as ahead
-from serve import publication, slates
 from serve import retrain as retraining_job
 from serve.api import as_json, create_app
 from serve.clock import Clock
@@ -28,7 +28,7 @@ from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
 from serve.recommender import Recommender
 from serve.release import Release
-from serve.retraining import retraining
+from serve.retraining import check_installed, retraining
 from serve.served import NOBODY, last_resort, opened
 from serve.settings import Settings, SettingsError
 from serve.store import Store, open_store
@@ -80,9 +80,10 @@ def store_of(chosen: Settings, clock: Clock | None = None) -> Iterator[Store]:
 
 def up(chosen: Settings, _: argparse.Namespace) -> None:
     """Listen until told to stop, then finish what is in flight and take Triton down."""
+    logs.configure(chosen.log)
     with _door(chosen) as door, engine(chosen, stand_in=last_resort) as made, made.fleet.watching():
         config = uvicorn.Config(
-            create_app(made),
+            create_app(made, chosen.access),
             http="h11",
             h11_max_incomplete_event_size=MAX_BODY_BYTES,  # a request line of a megabyte is refused by us, in words
             log_config=None,
@@ -195,6 +196,7 @@ def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
 def retrain(chosen: Settings, arguments: argparse.Namespace) -> int:
     """Train, evaluate, gate, export, challenge; 3 where the gate refused."""
     job = retraining([one for one in arguments.overrides if not one.startswith("store=")])
+    check_installed()
     with store_of(chosen) as store:
         told = retraining_job.retrain(store, job, stamp=arguments.stamp)
     retraining_job.show(told)

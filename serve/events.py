@@ -15,12 +15,13 @@ MAX_EVENTS = 1_000
 MAX_BODY_BYTES = 2 * 1024 * 1024
 LARGEST = 1e9  # of ratings and seconds, which the tables hold as 32-bit floats
 IDS = ("event_id", "user_id", "item_id", "device", "region", "request_id")
+EXAMPLE = {"user_id": "u0000042", "item_id": "i0000001", "event_type": "watch", "watch_duration_seconds": 1800.0, "device": "tv"}
 
 
 class PostedEvent(BaseModel):
     """Something a user did with an item. Without `event_id` it is new; without `timestamp` (ms UTC) it is now."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [EXAMPLE]})
 
     user_id: str
     item_id: str
@@ -34,30 +35,11 @@ class PostedEvent(BaseModel):
     request_id: str | None = None
 
 
-OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "description": f"One event, or a list of at most {MAX_EVENTS:,}.",
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [PostedEvent.model_json_schema(), {"type": "array", "items": PostedEvent.model_json_schema()}]}
-            }
-        },
-    }
-}
-
-
 class Receipt(NamedTuple):
     """How many events were new, and how many had been received before by their `event_id`."""
 
     stored: int
     repeated: int
-
-
-def check_size(byte_count: int) -> None:
-    """Raises InvalidRequest if a body of so many bytes is too large."""
-    if byte_count > MAX_BODY_BYTES:
-        raise InvalidRequest("body", f"is larger than {MAX_BODY_BYTES:,} bytes; send fewer events at once.")
 
 
 def parse(body: bytes, now: int) -> tuple[Event, ...]:
@@ -66,7 +48,6 @@ def parse(body: bytes, now: int) -> tuple[Event, ...]:
     Raises:
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
-    check_size(len(body))
     return tuple(_event(one, now, within) for within, one in one_or_many(body, most=MAX_EVENTS, what="events"))
 
 

@@ -43,12 +43,13 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+EXAMPLE = {"item_id": "n0000001", "title": "The Quiet Harbour", "genres": ["drama"], "release_date": "2026-11-20", "maturity": 12}
 
 
 class PostedItem(BaseModel):
     """A new item: its id and title, and of the rest what is known. Seconds, years, dates as YYYY-MM-DD."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [EXAMPLE]})
 
     item_id: str
     title: Text
@@ -69,19 +70,6 @@ class _Stored(PostedItem):
     posted_at: Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 
-OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "description": f"One item, or a list of at most {MAX_ITEMS}.",
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [PostedItem.model_json_schema(), {"type": "array", "items": PostedItem.model_json_schema()}]}
-            }
-        },
-    }
-}
-
-
 class Exists(InvalidRequest):
     """The sealed catalogue has an item by this id already."""
 
@@ -90,12 +78,6 @@ class Receipt(NamedTuple):
     """How many items were stored, and are live here."""
 
     stored: int
-
-
-def check_size(byte_count: int) -> None:
-    """Raises InvalidRequest if a body of so many bytes is too large."""
-    if byte_count > MAX_BODY_BYTES:
-        raise InvalidRequest("body", f"is larger than {MAX_BODY_BYTES:,} bytes; send fewer items at once.")
 
 
 def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
@@ -107,7 +89,6 @@ def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
         Exists: an id of the sealed catalogue.
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
-    check_size(len(body))
     told = [_item(one, release, within) for within, one in one_or_many(body, most=MAX_ITEMS, what="items")]
     first: dict[str, int] = {}
     for number, item in enumerate(told):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import hydra
+import limits
 from hydra.utils import get_object
 from omegaconf import OmegaConf
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from serve import precompute
 from serve.ab import arm
@@ -18,6 +19,11 @@ from serve.rules import Rules
 CONF = Path(__file__).resolve().parent.parent / "conf"
 T = TypeVar("T")
 Positive = Field(gt=0, allow_inf_nan=False)
+
+
+def _rate(text: str) -> str:
+    limits.parse(text)
+    return text
 
 
 class SettingsError(ValueError):
@@ -39,6 +45,21 @@ class Arms:
 
     salt: str
     shares: dict[Literal["champion", "challenger"], float]
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what over HTTP. `keys` is the file of `python -m serve key`; administering always needs one. `rates` are of one key or
+    address, None without limit; `origins` those of pages elsewhere that a browser may let call."""
+
+    reading: Literal["open", "keyed"]
+    writing: Literal["open", "keyed"]
+    keys: Path | None
+    rates: dict[Literal["reading", "writing", "administering"], Rate | None]
+    origins: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,8 @@ class Settings:
     history_length: Annotated[int, Positive]
     editorial: Path | None
     judged: Annotated[float, Field(ge=0, le=1)]
+    access: Access
+    log: Literal["text", "json"]
     triton: Triton
     sources: dict[str, Budget]
     own_sources: dict[str, Annotated[OwnSource, BeforeValidator(_parted)]]
