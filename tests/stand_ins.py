@@ -64,16 +64,21 @@ def real(*words: str) -> int:
 
 
 def once(words: Sequence[str]) -> int:
-    """`real`, but for a command that already went well in this folder."""
+    """`real`, but for a command that went well in this folder after which no model changed."""
     print("stand-in: python", *words, flush=True)
-    done, line = KEPT / "done", json.dumps(list(words))
-    if done.exists() and line in done.read_text().splitlines():
-        print("stand-in: it ran before in this folder, and went well")
+    done = KEPT / "done"
+    if done.exists() and remembered(words) in done.read_text().splitlines():
+        print("stand-in: it ran before in this folder, went well, and no model changed since")
         return 0
     if (code := forged(words) if "STAND_IN_FORGE" in os.environ else real(*words)) == 0:
         with done.open("a") as log:
-            log.write(line + "\n")
+            log.write(remembered(words) + "\n")
     return code
+
+
+def remembered(words: Sequence[str]) -> str:
+    """A command and the models there are, as one line."""
+    return json.dumps([list(words), {link.name: str(link.resolve()) for link in sorted(Path("models").glob("*"))}])
 
 
 def forged(words: Sequence[str]) -> int:
