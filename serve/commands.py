@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serve import forget as forgetting
+from serve import logs, publication, slates
 from serve import precompute as ahead
-from serve import publication, slates
 from serve import retrain as retraining_job
 from serve.api import as_json, create_app
 from serve.clock import Clock
@@ -80,9 +80,10 @@ def store_of(chosen: Settings, clock: Clock | None = None) -> Iterator[Store]:
 
 def up(chosen: Settings, _: argparse.Namespace) -> None:
     """Listen until told to stop, then finish what is in flight and take Triton down."""
+    logs.configure(chosen.log)
     with _door(chosen) as door, engine(chosen, stand_in=last_resort) as made, made.fleet.watching():
         config = uvicorn.Config(
-            create_app(made),
+            create_app(made, chosen.access),
             http="h11",
             h11_max_incomplete_event_size=MAX_BODY_BYTES,  # a request line of a megabyte is refused by us, in words
             log_config=None,

@@ -96,7 +96,8 @@ def _shown(slate: LoggedSlate) -> Iterator[dict]:
     of_slate = {name: getattr(slate, name) for name in ("request_id", "user_id", "timestamp", "arm", "release", "device", "region")}
     for place, item_id in enumerate(slate.item_ids):
         yield of_slate | {
-            "item_id": item_id, "position": place + 1, "sources": list(slate.sources[place]), "propensity": slate.propensities[place],
+            "item_id": item_id, "position": slate.first + place,
+            "sources": list(slate.sources[place]), "propensity": slate.propensities[place],
         }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 Shapes: B batch · L history length · D width · C moment columns · K candidates · X numbers · H heads · F item features.
 """
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ MAX_HISTORY = 5_000
 class Request:
     """One question: what should this user be shown, here and now? `timestamp` is ms UTC.
 
-    `diversity` is how the slate is chosen, `live` asks for an answer made now even where a precomputed one would do.
+    `diversity` is how the slate is chosen, `live` asks for an answer made now even where a precomputed one would do. `before` are the marks
+    (`serve.paging`) of what earlier pages showed and this one does not. `within_ms` is how long the caller still waits.
     """
 
     user_id: str
@@ -35,6 +37,8 @@ class Request:
     mmr_lambda: float = 0.7
     diversity: str = "mmr"
     live: bool = False
+    before: tuple[int, ...] = ()
+    within_ms: float = math.inf
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -71,7 +75,7 @@ class Candidates:
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """One shown item: `score` is a probability, or None where no model was asked, `reason` a sentence that is true, `row` its shelf,
-    `sources` the names of all that proposed it."""
+    `sources` the names of all that proposed it, `genres` the item's."""
 
     item_id: str
     title: str
@@ -79,6 +83,7 @@ class Recommendation:
     reason: str
     row: str
     sources: tuple[str, ...] = ()
+    genres: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class LoggedSlate:
-    """A slate as it was shown. Lists go by position, from the top; a propensity is None where nothing was left to chance."""
+    """A slate as it was shown. Lists go by position, from `first` (1 on a first page); a propensity is None where nothing was left to
+    chance."""
 
     request_id: str
     user_id: str
@@ -139,6 +145,7 @@ class LoggedSlate:
     sources: tuple[tuple[str, ...], ...]
     propensities: tuple[float | None, ...]
     draw: Draw | None
+    first: int = 1
 
 
 @dataclass(frozen=True, slots=True)

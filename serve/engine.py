@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import polars as pl
-
-from serve import events, new_items, slate_log, slates, why
+from serve import events, new_items, profiles, slate_log, slates, why
 from serve.ab import Report, report
 from serve.contract import LoggedSlate, Request, Slate
-from serve.fleet import CHAMPION, Fleet
+from serve.fleet import CHALLENGER, CHAMPION, Fleet
 from serve.gauges import Gauges
 from serve.limits import InvalidRequest, check, check_count, check_id
 from serve.served import Remembered, Served
@@ -26,6 +24,10 @@ MAX_ANSWERS = 20
 
 class Unavailable(RuntimeError):
     """What was asked needs a part that is away. The message is a sentence that names it."""
+
+
+class NoSuchArm(LookupError):
+    """Nothing answers in this arm now. The message is a sentence that says so."""
 
 
 class Engine:
@@ -47,15 +49,25 @@ class Engine:
         self._log.put(slate_log.logged(request, slate, arm))
         return slate, arm
 
-    def explain(self, request: Request, item_id: str) -> dict[str, object]:
-        """Why an item is or is not in the answer to a request (`serve.why`), by the user's arm.
+    def preview(self, request: Request, arm: str) -> Slate:
+        """What an arm, whoever's it is, would answer: shown to somebody who looks at the arm, so it is neither logged nor counted.
 
         Raises:
-            InvalidRequest, UnknownItem, TritonError, StoreError, Unavailable.
+            NoSuchArm: nothing answers in this arm now.
+            InvalidRequest, UnknownItem: see `Recommender.recommend`.
+        """
+        with self._previewed(arm) as served:
+            return served.recommend(request)
+
+    def explain(self, request: Request, item_id: str, arm: str | None = None) -> dict[str, object]:
+        """Why an item is or is not in the answer to a request (`serve.why`), by the user's arm or by the one named.
+
+        Raises:
+            InvalidRequest, UnknownItem, NoSuchArm, TritonError, StoreError, Unavailable.
         """
         check(request)
         check_id("item_id", item_id)
-        with self.fleet.lease(request.user_id) as (_, served):
+        with self._previewed(self.fleet.arm(request.user_id) if arm is None else arm) as served:
             recommender = _whole(served).recommender
             return why.why(recommender, request, self.store.read(request.user_id), item_id)
 
@@ -67,19 +79,37 @@ class Engine:
         self.gauges.answered(slate, CHAMPION)
         return slate
 
-    def search(self, words: str, count: int) -> list[dict[str, object]]:
-        """Items whose title holds `words`, in any case, in the catalogue's order. Raises InvalidRequest, Unavailable."""
-        check_count(count)
+    def search(self, words: str, *, count: int, first: int = 0) -> list[dict[str, object]]:
+        """`count` items whose titles hold `words` (`serve.titles`), from the one numbered `first` on. Raises Unavailable."""
         with self._champion() as served:
-            named = pl.col("title").str.to_lowercase().str.contains(words.lower(), literal=True)
-            found = served.recommender.release.catalogue.frame.lazy().filter(named).head(count)
-            return found.select("item_id", "title", "genres").collect().to_dicts()
+            found = served.titles.find(words, first=first, count=count).to_dicts()
+            return [one | {"title": one["title"] or one["item_id"], "genres": one["genres"] or []} for one in found]
+
+    def item(self, item_id: str) -> dict[str, object]:
+        """What the catalogue says of an item. Raises InvalidRequest, UnknownItem, Unavailable."""
+        check_id("item_id", item_id)
+        with self._champion() as served:
+            return caught_up(served, lambda: profiles.item(served.recommender.release, item_id))
 
     def users(self, count: int) -> list[str]:
         """Some users of the release. Raises InvalidRequest, Unavailable."""
         check_count(count)
         with self._champion() as served:
             return served.recommender.release.users["user_id"].head(count).to_list()
+
+    def user(self, user_id: str) -> dict[str, object]:
+        """What is known of a user, who may be a stranger. Raises InvalidRequest, StoreError, Unavailable."""
+        check_id("user_id", user_id)
+        with self._champion() as served:
+            told = profiles.user(served.recommender.release, user_id, self.store.read(user_id))
+        return told | {"arm": self.fleet.arm(user_id)}
+
+    def service(self) -> dict[str, object]:
+        """What may be asked here: of which catalogue, in which arms. Raises Unavailable."""
+        with self._champion() as served:
+            told = profiles.service(served.recommender.release)
+        challenger = next((one.serving for one in self.fleet.status().arms if one.arm == CHALLENGER), None)
+        return told | {"challenger": challenger, "arms": dict(self.fleet.shares), "now": self.now_ms()}
 
     def record(self, body: bytes) -> events.Receipt:
         """Events told by a JSON text: durable when this returns, and known to the next answer of any process.
@@ -165,6 +195,16 @@ class Engine:
     def _champion(self) -> Iterator[Served]:
         with self.fleet.champion() as served:
             yield _whole(served)
+
+    @contextmanager
+    def _previewed(self, arm: str) -> Iterator[Served | Remembered]:
+        try:
+            with self.fleet.preview(arm) as served:
+                yield served
+        except LookupError as error:
+            if isinstance(error, slates.UnknownItem):
+                raise
+            raise NoSuchArm(str(error)) from error
 
     def _rows(self, served: Served, answers: Sequence[tuple[str, bool | None]]) -> dict[int, bool | None]:
         if len(answers) > MAX_ANSWERS:

@@ -34,30 +34,11 @@ class PostedEvent(BaseModel):
     request_id: str | None = None
 
 
-OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "description": f"One event, or a list of at most {MAX_EVENTS:,}.",
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [PostedEvent.model_json_schema(), {"type": "array", "items": PostedEvent.model_json_schema()}]}
-            }
-        },
-    }
-}
-
-
 class Receipt(NamedTuple):
     """How many events were new, and how many had been received before by their `event_id`."""
 
     stored: int
     repeated: int
-
-
-def check_size(byte_count: int) -> None:
-    """Raises InvalidRequest if a body of so many bytes is too large."""
-    if byte_count > MAX_BODY_BYTES:
-        raise InvalidRequest("body", f"is larger than {MAX_BODY_BYTES:,} bytes; send fewer events at once.")
 
 
 def parse(body: bytes, now: int) -> tuple[Event, ...]:
@@ -66,7 +47,6 @@ def parse(body: bytes, now: int) -> tuple[Event, ...]:
     Raises:
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
-    check_size(len(body))
     return tuple(_event(one, now, within) for within, one in one_or_many(body, most=MAX_EVENTS, what="events"))
 
 

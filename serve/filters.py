@@ -3,11 +3,12 @@
 Shapes: E events of one user · K candidates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
 from data.features import EVENT_TYPE_CODE
+from serve import paging
 from serve.catalogue import Catalogue
 from serve.contract import Candidates
 from serve.scoring import Person
@@ -47,9 +48,14 @@ def not_too_often(shown_K: np.ndarray, *, most: int) -> np.ndarray:
     return shown_K < most
 
 
+def not_on_a_page_before(item_ids: Sequence[str], *, before: Set[int]) -> np.ndarray:
+    """bool (K), False for an item whose mark (`serve.paging`) a page before this one left."""
+    return np.array([paging.mark(item_id) not in before for item_id in item_ids] if before else np.ones(len(item_ids)), bool)
+
+
 def verdicts(
     catalogue: Catalogue, item_row_K: np.ndarray, who: Person, shown: Mapping[str, int], *, begun_K: np.ndarray, item_row: int | None,
-    most: int
+    most: int, before: Set[int] = frozenset()
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """What each filter says: bool (K) by the reason of a drop. What was begun (`begun_K`) may come back, and as often as it takes."""
     did = {"item_row_E": who.item_row_E, "event_code_E": who.event_code_E}
@@ -60,6 +66,7 @@ def verdicts(
         "made for older people": of_age(catalogue.maturity_I[item_row_K], age=who.age),
         "not available in the region": catalogue.available(item_row_K, who.region),
         "the item itself": not_the_same(item_row_K, item_row=item_row),
+        "on a page before this": not_on_a_page_before([catalogue.item_ids[row] for row in item_row_K.tolist()], before=before),
         "shown often enough": not_too_often(shown_K, most=most) | begun_K,
     }
 

@@ -125,6 +125,29 @@ class Fleet(Generic[T]):
             yield berth.recommender
 
     @contextmanager
+    def preview(self, name: str) -> Iterator[T]:
+        """What answers in an arm, whoever's it is, held until the end of the block.
+
+        Raises:
+            LookupError: nothing answers in it now.
+        """
+        with self._held(name) as (served, berth):
+            if served != name:
+                raise LookupError(f"There is no {name} now; `python -m serve release challenge` makes one.")
+            yield berth.recommender
+
+    def arm(self, user_id: str) -> str:
+        """The arm by which a user would be answered now."""
+        name = arm(user_id, self._salt, self._shares)
+        with self._lock:
+            return name if name in self._loaded else CHAMPION
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the users that each arm has while it is there."""
+        return dict(self._shares)
+
+    @contextmanager
     def _held(self, name: str) -> Iterator[tuple[str, _Berth[T]]]:
         with self._lock:
             served = name if name in self._loaded else CHAMPION

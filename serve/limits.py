@@ -90,7 +90,7 @@ def check(request: Request) -> None:
 def refusal(error: ValidationError | RequestValidationError, *, within: str = "") -> InvalidRequest:
     """The first of pydantic's complaints as one sentence that starts with the field's name; `within` says where it stands."""
     found = error.errors()[0]
-    name = within + ".".join(str(part) for part in found["loc"] if part not in ("query", "path"))
+    name = within + ".".join(str(part) for part in found["loc"] if part not in ("query", "path", "header"))
     match found["type"]:
         case "missing":
             return InvalidRequest(name, "is missing.")

@@ -69,19 +69,6 @@ class _Stored(PostedItem):
     posted_at: Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 
-OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "description": f"One item, or a list of at most {MAX_ITEMS}.",
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [PostedItem.model_json_schema(), {"type": "array", "items": PostedItem.model_json_schema()}]}
-            }
-        },
-    }
-}
-
-
 class Exists(InvalidRequest):
     """The sealed catalogue has an item by this id already."""
 
@@ -90,12 +77,6 @@ class Receipt(NamedTuple):
     """How many items were stored, and are live here."""
 
     stored: int
-
-
-def check_size(byte_count: int) -> None:
-    """Raises InvalidRequest if a body of so many bytes is too large."""
-    if byte_count > MAX_BODY_BYTES:
-        raise InvalidRequest("body", f"is larger than {MAX_BODY_BYTES:,} bytes; send fewer items at once.")
 
 
 def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
@@ -107,7 +88,6 @@ def parse(body: bytes, now: int, release: Release) -> pl.DataFrame:
         Exists: an id of the sealed catalogue.
         InvalidRequest: the first thing that is wrong, by the name of its field; all or none are taken.
     """
-    check_size(len(body))
     told = [_item(one, release, within) for within, one in one_or_many(body, most=MAX_ITEMS, what="items")]
     first: dict[str, int] = {}
     for number, item in enumerate(told):

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import cached_property
 from typing import overload
 
@@ -89,7 +90,8 @@ def unpack_precomputed(packed: bytes) -> Precomputed:
 def pack_slate(slate: LoggedSlate) -> bytes:
     """One blob: deflated JSON of the fields, in their order."""
     draw = slate.draw and [getattr(slate.draw, name) for name in Draw.__slots__]
-    return zlib.compress(_json([getattr(slate, name) for name in LoggedSlate.__slots__[:-1]] + [draw]))
+    told = {name: getattr(slate, name) for name in LoggedSlate.__slots__} | {"draw": draw}
+    return zlib.compress(_json(list(told.values())))
 
 
 def unpack_slate(packed: bytes) -> LoggedSlate:
@@ -99,13 +101,13 @@ def unpack_slate(packed: bytes) -> LoggedSlate:
         ValueError: it is something else, or was damaged.
     """
     try:
-        *told, item_ids, sources, propensities, draw = json.loads(zlib.decompress(packed))
+        told = json.loads(zlib.decompress(packed))
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    if draw is not None:
-        epsilon, *lists = draw
-        draw = Draw(epsilon, *map(tuple, lists))
-    return LoggedSlate(*told, tuple(item_ids), tuple(map(tuple, sources)), tuple(propensities), draw)
+    slate = LoggedSlate(*told)  # without its last field, where it was logged before there were second pages
+    draw = slate.draw and Draw(slate.draw[0], *map(tuple, slate.draw[1:]))
+    lists = {"item_ids": tuple(slate.item_ids), "sources": tuple(map(tuple, slate.sources)), "propensities": tuple(slate.propensities)}
+    return replace(slate, **lists, draw=draw)
 
 
 def pack_answers(answers: Iterable[tuple[str, bool]]) -> bytes:

@@ -43,7 +43,7 @@ def why_live(rule: Rule, request: Request, known: Known, version: str) -> str | 
     made, usual = known.precomputed, Request("", 0)
     if made is None:
         return "none made"
-    if request.live or request.context != "homepage" or request.count > DEPTH:
+    if request.live or request.context != "homepage" or request.count + len(request.before) > DEPTH:
         return "asked for"
     if (request.mmr_lambda, request.diversity) != (usual.mmr_lambda, usual.diversity) or request.region not in (None, known.fields.region):
         return "asked for"

@@ -116,7 +116,7 @@ class Recommender:
             UnknownItem: `item_id` is not in the catalogue.
         """
         check(request)
-        tally = Tally(self.policy.deadline_ms)
+        tally = self._tally(request)
         with tally.stage("history"):
             try:
                 known = self.store.read(request.user_id)
@@ -131,7 +131,7 @@ class Recommender:
     def answer(self, request: Request, known: Known, tally: Tally | None = None) -> Slate:
         """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same
         answer."""
-        tally = tally or Tally(self.policy.deadline_ms)
+        tally = tally or self._tally(request)
         before = dict(tally.dropped)
         try:
             with self.turns.turn(tally):
@@ -139,6 +139,9 @@ class Recommender:
         except TritonError as error:
             logger.warning("request %s answered without models: %s", request.request_id, error)
             return slates.without_models(self, request, known, replace(tally, dropped=before))
+
+    def _tally(self, request: Request) -> Tally:
+        return Tally(min(self.policy.deadline_ms, request.within_ms))
 
     def course(self, request: Request, known: Known, tally: Tally, meanwhile: Callable[[Person], None] = lambda _: None) -> Course:
         """A request's way to its page, stage by stage. `meanwhile` is told who asks, as soon as the query is there; it must not wait.
@@ -238,7 +241,7 @@ class Recommender:
         item_row = None if request.item_id is None else slates.row_of(self.release, request.item_id)
         return filters.verdicts(
             self.release.catalogue, proposed.item_row_K, who, known.shown, begun_K=begun_K, item_row=item_row,
-            most=self.policy.rules.shown_most,
+            most=self.policy.rules.shown_most, before=frozenset(request.before),
         )  # fmt: skip
 
     def _finite(self, candidates: Candidates, value_KH: np.ndarray, tally: Tally) -> tuple[Candidates, np.ndarray]:

@@ -9,8 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from data.schema import SchemaError
-from serve import local_triton, publication
+from serve import local_triton, paging, publication
 from serve.clock import Clock
 from serve.contract import Known, Request, Slate, UserFields
 from serve.course import Policy
@@ -27,6 +30,7 @@ from serve.settings import Settings
 from serve.sources import trends_of, usual
 from serve.store import Store, StoreError
 from serve.tally import Tally
+from serve.titles import Titles
 from serve.tops import Pool, Tops
 from serve.triton import Client, TritonError
 
@@ -40,6 +44,7 @@ class Served:
     recommender: Recommender
     posted: NewItems
     live: Live
+    titles: Titles
 
     def recommend(self, request: Request) -> Slate:
         """See `Recommender.recommend`."""
@@ -69,7 +74,8 @@ class Remembered:
             tally.drop({"history unavailable": 1})
             known = Known(NOTHING, UserFields())
         made = known.precomputed.recommendations if known.precomputed else ()
-        left = [shown for shown in made if shown.item_id not in set(known.history.item_ids)][: request.count]
+        did, before = set(known.history.item_ids), set(request.before)
+        left = [shown for shown in made if shown.item_id not in did and paging.mark(shown.item_id) not in before][: request.count]
         version = known.precomputed.model_version if known.precomputed else "none"
         by = "precomputed (release unavailable)"
         return Slate(request.request_id, tuple(left), version, by, tally.elapsed_ms, tally.stage_ms, tally.dropped)
@@ -112,9 +118,15 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             live.poll()
             live.start()
             stack.callback(live.close)
-            return Served(recommender, posted, live), stack.pop_all().close
+            return Served(recommender, posted, live, _titles(recommender)), stack.pop_all().close
 
     return open_release
+
+
+def _titles(recommender: Recommender) -> Titles:
+    release = recommender.release
+    popularity_I, _ = release.clock.before(np.arange(len(release.catalogue)), recommender.last_hour)
+    return Titles(release.catalogue, pl.Series(popularity_I))
 
 
 def _policy(chosen: Settings) -> Policy:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import hydra
+import limits
 from omegaconf import OmegaConf
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from serve import precompute
 from serve.ab import arm
@@ -17,6 +18,11 @@ from serve.rules import Rules
 CONF = Path(__file__).resolve().parent.parent / "conf"
 T = TypeVar("T")
 Positive = Field(gt=0, allow_inf_nan=False)
+
+
+def _rate(text: str) -> str:
+    limits.parse(text)
+    return text
 
 
 class SettingsError(ValueError):
@@ -40,6 +46,21 @@ class Arms:
     shares: dict[Literal["champion", "challenger"], float]
 
 
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what over HTTP. `keys` is the file of `python -m serve key`; administering always needs one. `rates` are of one key or
+    address, None without limit; `origins` those of pages elsewhere that a browser may let call."""
+
+    reading: Literal["open", "keyed"]
+    writing: Literal["open", "keyed"]
+    keys: Path | None
+    rates: dict[Literal["reading", "writing", "administering"], Rate | None]
+    origins: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The file, field by field; what each means stands there."""
@@ -55,6 +76,8 @@ class Settings:
     history_length: Annotated[int, Positive]
     editorial: Path | None
     judged: Annotated[float, Field(ge=0, le=1)]
+    access: Access
+    log: Literal["text", "json"]
     triton: Triton
     sources: dict[str, Budget]
     rules: Rules

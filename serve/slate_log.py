@@ -36,6 +36,7 @@ def logged(request: Request, slate: Slate, arm: str) -> LoggedSlate:
         tuple(shown.sources for shown in slate.recommendations),
         propensities(slate.draw, len(slate.recommendations)),
         slate.draw,
+        first=len(request.before) + 1,
     )
 
 
@@ -48,7 +49,7 @@ def impressions(slates: Sequence[LoggedSlate]) -> pl.DataFrame:
             "region": one.region,
         }
         for one in slates
-        for place, (item, sources, propensity) in enumerate(zip(one.item_ids, one.sources, one.propensities, strict=True), start=1)
+        for place, (item, sources, propensity) in enumerate(zip(one.item_ids, one.sources, one.propensities, strict=True), start=one.first)
     ]  # fmt: skip
     schema = {name: column.dtype for name, column in IMPRESSIONS.items()}
     return pl.DataFrame(rows, schema=schema)

@@ -68,7 +68,9 @@ def slate(
     if drawn is not None:
         place_of = np.argsort(order_N)
         drawn = replace(drawn, slots=tuple(int(place_of[slot]) for slot in drawn.slots))
-    paged, version = tuple(told[place] for place in order_N), recommender.release.manifest.version
+    catalogue, version = recommender.release.catalogue, recommender.release.manifest.version
+    genres_N = catalogue.frame["genres"].gather(catalogue.rows([one.item_id for one in told])).to_list()
+    paged = tuple(replace(told[place], genres=tuple(genres_N[place] or ())) for place in order_N)
     return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)
 
 

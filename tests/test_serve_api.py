@@ -15,6 +15,7 @@ from serve.gauges import Gauges
 from tests.engines import published, started
 from tests.releases import START_MS
 
+JSON = {"Content-Type": "application/json"}
 NOW = START_MS + 20 * 3_600_000
 
 
@@ -41,11 +42,11 @@ def test_an_answer_has_what_was_promised(http):
     answer = get(http, "/v1/recommendations", user_id="u9", count=5, device="tv", region="FR", time=NOW, **{"lambda": 1})
     assert set(answer) == {
         "recommendations", "rows", "model_version", "generated_in_ms", "answered_by", "request_id", "stage_ms", "dropped", "explored",
-        "arm",
+        "arm", "next",
     }  # fmt: skip
     assert (answer["model_version"], answer["answered_by"], len(answer["recommendations"])) == ("v1", "personalised", 5)
     for shown in answer["recommendations"]:
-        assert set(shown) == {"item_id", "title", "score", "reason", "row", "sources"}
+        assert set(shown) == {"item_id", "title", "genres", "score", "reason", "row", "sources"}
         assert 0 <= shown["score"] <= 1
     assert sum(answer["stage_ms"].values()) <= answer["generated_in_ms"] + 0.1
 
@@ -124,13 +125,23 @@ def test_a_posted_item_that_cannot_be_is_refused_in_words(http):
     ):  # fmt: skip
         response = http.post("/v1/items", json=body)
         assert (response.status_code, response.json()["field"]) == (status, field)
-    assert http.post("/v1/items", content=b"{").json()["field"] == "body"
+    assert http.post("/v1/items", content=b"{", headers=JSON).json()["field"] == "body"
 
 
-def test_a_body_that_is_broken_or_too_large_is_422(http):
-    for body in (b"{", b"", b" " * 3_000_000, b'{"user_id": NaN}'):
-        response = http.post("/v1/events", content=body)
-        assert (response.status_code, response.json()["field"]) == (422, "body")
+@pytest.mark.parametrize(
+    ("status", "field", "kind", "body"),
+    [
+        (422, "body", "application/json", b"{"),
+        (422, "body", "application/json; charset=utf-8", b""),
+        (422, "body", "application/json", b'{"user_id": NaN}'),
+        (413, "body", "application/json", b" " * 3_000_000),
+        (415, "Content-Type", "text/plain", b'{"user_id": "u1", "item_id": "i1", "event_type": "view"}'),
+        (415, "Content-Type", "application/x-www-form-urlencoded", b"user_id=u1"),
+    ],
+)
+def test_a_body_that_is_broken_too_large_or_of_another_kind_says_so(http, status, field, kind, body):
+    response = http.post("/v1/events", content=body, headers={"Content-Type": kind})
+    assert (response.status_code, response.json()["field"]) == (status, field)
 
 
 anything = st.text(max_size=300) | st.sampled_from(

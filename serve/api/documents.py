@@ -1,0 +1,115 @@
+"""OpenAPI 3.1, and the page that shows it: every route with what it wants, what it answers and how it refuses."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+
+from serve.api.access import Door
+from serve.api.answers import Refusal
+from serve.api.queries import QuizAnswer, QuizAnswers
+from serve.events import PostedEvent
+from serve.new_items import PostedItem
+
+DESCRIPTION = """What should this user be shown, here and now, and why. Every refusal is `{"field", "detail", "request_id"}`; unknown
+fields are refused by name. Every answer has an `X-Request-ID`: yours, where you sent one. A cached answer has an `ETag`."""
+WHY = {
+    400: "What was sent cannot be read.", 401: "A key is wanted, or this one opens nothing.", 403: "The key's role may not do this.",
+    404: "There is no such thing.", 409: "It is there already, or cannot be moved.", 413: "The body is too large.",
+    415: "The body is not application/json.", 422: "A field is not what it should be.", 429: "Too many requests; see Retry-After.",
+    503: "A part that this needs is away.", 507: "The release has no room for so many items.",
+}  # fmt: skip
+KEY = {"type": "http", "scheme": "bearer", "description": "A key that `python -m serve key add` made; roles: reader, writer, admin."}
+
+
+SWAGGER = Path(str(files("fastapi_offline"))) / "static"  # Swagger UI as a package: the page asks no other server for it
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Towers API</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/files/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="/docs/files/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script></body></html>
+"""
+START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true});'
+BODIES = (QuizAnswer, QuizAnswers, PostedEvent, PostedItem)
+REF = "#/components/schemas/{model}"
+
+
+def says(
+    model: type[BaseModel], *refusals: int, cached: bool = False, bare: bool = False, also: dict[int, type[BaseModel]] | None = None
+) -> dict:
+    """What a route's decorator is told: its answer, and the statuses it refuses with besides those that every route of its kind has
+    (`bare`: none)."""
+    usual = () if bare else (422, 429, 503)
+    responses: dict[int, dict[str, Any]] = {status: {"model": Refusal, "description": WHY[status]} for status in (*refusals, *usual)}
+    responses |= {status: {"model": other} for status, other in (also or {}).items()}
+    if cached:
+        responses[304] = {"description": "What you have (If-None-Match) is what there is."}
+    return {"responses": {200: {"model": model}} | responses, "response_model": None, "response_class": JSONResponse}
+
+
+def accepts(model: type[BaseModel], *, most: int | None = None) -> dict[str, Any]:
+    """The body of a route that reads it by itself: one `model`, or, up to `most`, a list of them."""
+    one = {"$ref": REF.format(model=model.__name__)}
+    schema = one if most is None else {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": most}]}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def add(app: FastAPI, door: Door) -> None:
+    """Have the application tell its document at /openapi.json, and show it at /docs."""
+
+    @cache
+    def document() -> dict[str, Any]:
+        told = get_openapi(title=app.title, version="1", summary="A two-tower recommender", description=DESCRIPTION, routes=app.routes)
+        told["components"]["schemas"] |= {model.__name__: model.model_json_schema(ref_template=REF) for model in BODIES}
+        for model in BODIES:
+            told["components"]["schemas"][model.__name__].pop("$defs", None)
+        told["components"].setdefault("securitySchemes", {})["key"] = KEY
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                for method in route.methods:
+                    _complete(told["paths"][route.path_format][method.lower()], route, door)
+        return told
+
+    app.openapi = document
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def openapi() -> Response:
+        return JSONResponse(document())
+
+    @app.get("/docs", include_in_schema=False)
+    def shown() -> Response:
+        return Response(
+            PAGE,
+            media_type="text/html",
+            headers={"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"},
+        )
+
+    @app.get("/docs/start.js", include_in_schema=False)
+    def start() -> Response:
+        return Response(START, media_type="text/javascript")
+
+    app.mount("/docs/files", StaticFiles(directory=SWAGGER))
+
+
+def _complete(told: dict[str, Any], route: APIRoute, door: Door) -> None:
+    """Say of one route what its dependencies and its body add."""
+    refused = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    statuses = [413, 415] if "requestBody" in told else []
+    if any(door.keyed(one.dependency) for one in route.dependencies):
+        told["security"] = [{"key": []}]
+        statuses += [401, 403]
+    told["responses"] |= {str(status): {"description": WHY[status], "content": refused} for status in statuses}
+    for status, response in told["responses"].items():
+        response.setdefault("headers", {})["X-Request-ID"] = {"schema": {"type": "string"}}
+        if status in ("200", "304") and "304" in told["responses"]:
+            response["headers"]["ETag"] = {"schema": {"type": "string"}}
+        if status == "429":
+            response["headers"]["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
