@@ -16,14 +16,19 @@ export function address(changes) {
   return kept.length ? `?${new URLSearchParams(kept)}` : location.pathname;
 }
 
-/** Go on to the state with these changes; back leads to the one before. */
-export const go = (changes) => history.pushState({ ours: true }, "", address(changes));
+/** Go on to the state with these changes; back leads to the one before. How many steps lie behind what is open is kept with it. */
+export function go(changes) {
+  const before = read(), after = { ...before, ...changes };
+  const steps = Object.fromEntries(OPEN.filter((name) => after[name]).map((name) => [name, before[name] ? history.state?.steps?.[name] && history.state.steps[name] + 1 : 1]));
+  history.pushState({ steps }, "", address(changes));
+}
 /** Put right where we are, without a step that back would undo. */
 export const amend = (changes) => history.replaceState(history.state, "", address(changes));
 
-/** Close what was opened last: by going back to what we came from, or, where somebody came by a link, by opening the page beneath. */
+/** Close what is open: by going back to where it was not, or, where somebody came by a link, by opening the page beneath. */
 export function close(name) {
-  if (history.state?.ours) history.back();
+  const steps = history.state?.steps?.[name];
+  if (steps) history.go(-steps);
   else {
     amend({ [name]: "" });
     dispatchEvent(new PopStateEvent("popstate"));
@@ -44,4 +49,5 @@ export function parameters(state, now) {
 }
 
 export const asked = (state) => Object.entries(state).filter(([name]) => !OPEN.includes(name)).map(([, value]) => value).join("\n");
-export const usual = (name) => USUAL[name];
+/** Whether something is tried out: an hour, a place, a way to choose that are not the user's own. */
+export const tried = (state) => ["hour", "device", "region", "lambda", "diversity", "arm"].some((name) => state[name] !== USUAL[name]);

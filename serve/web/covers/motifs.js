@@ -79,6 +79,11 @@ function isles(chance, ink) { // islands afloat
   return dusk(ink, 290) + mirrored(chance, circle(between(chance, 120, 160), between(chance, 150, 168), between(chance, 16, 26), ink.sun) + one(between(chance, 140, 160), 206, 26) + one(between(chance, 66, 84), between(chance, 196, 214), 50) + hills(chance, 284, 8, ink.near));
 }
 
+function pines(chance, ink) { // layer behind layer, into the mist
+  const row = (y, tall, fill) => { let art = "", x = between(chance, -14, 0); for (; x < 210; x += tall * between(chance, 0.24, 0.46)) { const high = tall * between(chance, 0.62, 1), wide = high * 0.2; art += times(3, (step) => shape([[x - wide * (0.5 + step * 0.25), y - high * (0.62 - step * 0.25)], [x, y - high * (1 - step * 0.24)], [x + wide * (0.5 + step * 0.25), y - high * (0.62 - step * 0.25)]], fill)) + rect(x - 1.2, y - high * 0.14, 2.4, high * 0.3, fill); } return art + rect(0, y - 2, 200, 300 - y + 2, fill); };
+  return dusk(ink) + circle(between(chance, 50, 150), between(chance, 164, 186), between(chance, 20, 34), ink.sun) + peaks(chance, 226, 36, ink.glow) + row(232, 40, ink.far) + row(256, 56, ink.mid) + row(288, 84, ink.near);
+}
+
 function burst(chance, ink) {
   const x = between(chance, 70, 130), y = between(chance, 214, 232), count = whole(chance, 11, 17), turn = chance() * 6;
   const star = (outer, inner, fill) => shape(Array.from({ length: count * 2 }, (_, step) => {
@@ -286,8 +291,8 @@ function tiles(chance, ink) { // arcs that join
 }
 
 export const MOTIFS = {
-  action: [burst, shards], adventure: [ridges, sea, isles], animation: [blocks, parade], comedy: [smile, scallops], crime: [city, blinds],
-  documentary: [contours, halftone], drama: [discs, fields, stairs], fantasy: [spires, isles, ridges], horror: [woods, house], music: [record, waves, bars],
+  action: [burst, shards], adventure: [ridges, sea, pines], animation: [blocks, parade], comedy: [smile, scallops, parade], crime: [city, blinds],
+  documentary: [contours, halftone], drama: [discs, fields, stairs, pair, sea], fantasy: [spires, spires, isles, pines], horror: [woods, house], music: [record, waves, bars],
   mystery: [doors, city], romance: [petals, pair, sea], "science fiction": [orbits, grid], thriller: [spiral, stairs], war: [chevrons, shards],
   western: [mesa], other: [tiles, blocks],
 };
