@@ -28,7 +28,7 @@ export function bar(state, { service, users, wrong }) {
       <label class="field slide"><span>Variety λ <output>${Number(state.lambda).toFixed(2)}</output></span><span class="rail"><span aria-hidden="true">varied</span><input name="lambda" type="range" min="0" max="1" step="0.05" .value=${state.lambda} aria-label="Variety: from varied (0) to best first (1)"><span aria-hidden="true">best</span></span></label>
       ${choice("diversity", "Method", state.diversity, diversities)}
       ${choice("arm", "Arm", state.arm, arms)}
-      <div class="some" role="group" aria-label="Some users">${users.slice(0, 8).map((id) => html`<button type="button" data-do="user" data-user=${id} aria-pressed=${id === state.user_id ? "true" : "false"}>${id}</button>`)}<button type="button" data-do="quiz">Somebody new</button></div>
+      <div class="some" role="group" aria-label="Some users"><button type="button" data-do="quiz">Somebody new</button>${users.slice(0, 8).map((id) => html`<button type="button" data-do="user" data-user=${id} aria-pressed=${id === state.user_id ? "true" : "false"}>${id}</button>`)}</div>
     </form>
   </details>`;
 }

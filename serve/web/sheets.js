@@ -7,16 +7,24 @@ const came = new Map();
 /** Open or close a dialog as the address says; whether it was opened now. */
 export function sheet(id, open) {
   const dialog = document.getElementById(id);
-  if (open === dialog.open) return false;
+  if (open === dialog.open) {
+    if (!open) back(id); // the browser closed it
+    return false;
+  }
   if (open) {
     came.set(id, trail(document.activeElement));
     dialog.showModal();
     dialog.scrollTop = 0;
   } else {
     dialog.close();
-    follow(came.get(id));
+    back(id);
   }
   return open;
+}
+
+function back(id) {
+  follow(came.get(id));
+  came.delete(id);
 }
 
 /** Let Escape, the close button and a press beside a dialog close it by the address; `done(id)` may do otherwise for those that have none. */

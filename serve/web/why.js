@@ -75,7 +75,7 @@ const place = (told) => told.place === null
 /** The drawer of an explanation; `told` is null while it is asked for. */
 export function whyDrawer(item, { told, failed, user_id }) {
   return html`<button type="button" class="close" data-close aria-label="Close">${cross()}</button>
-    <header data-item=${item.item_id}>${cover(item)}<div><p class="over">${told ? (told.place === null ? "Why not" : "Why") : "Why"}</p><h2 id="why-title">${item.title}</h2><p class="hint">for ${user_id}</p></div></header>
+    <div class="head" data-item=${item.item_id}>${cover(item)}<div><p class="over">${told ? (told.place === null ? "Why not" : "Why") : "Why"}</p><h2 id="why-title">${item.title}</h2><p class="hint">for ${user_id}</p></div></div>
     ${failed ? trouble(failed) : told ? html`<p class="verdict">${told.verdict}</p>
       <ol class="stations">${sources(told.sources)}${filters(told.filters)}${ranker(told)}${history(told.contributions)}${variety(told)}${place(told)}</ol>`
     : html`<p class="verdict">The same page is made once more, and every station of its way told.</p><div class="bones lines" aria-hidden="true"><i></i><i></i><i></i><i></i><i></i></div>`}`;
