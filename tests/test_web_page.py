@@ -325,7 +325,7 @@ def test_by_keyboard_alone(visit):
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the rows")).to_be_focused()
     page.keyboard.press("Enter")
-    page.locator("#main").focus()
+    expect(page.locator("#main")).to_be_focused()
     while page.evaluate("!document.activeElement.matches('#rows .card .open')"):
         page.keyboard.press("Tab")
     first, second = ids(page)[:2]

@@ -238,6 +238,7 @@ const DOES = {
   reset: () => change({ hour: "", device: "", region: "", lambda: "0.7", diversity: "mmr", arm: "", context: "homepage", item: "", why: "", user_id: page.users[0] ?? page.state.user_id }),
   clear: () => { page.marks = new Map(); draw(); },
   scroll: (_, button) => turn(button),
+  skip: () => find("main").focus(), // without the fragment, to which going back would return the focus
   "quiz-again": again,
 };
 
