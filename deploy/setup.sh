@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything Towers needs on this machine, into one virtual environment. Called by make; safe to run again.
 #
-#   deploy/setup.sh [EXTRA ...]      extras of pyproject.toml besides FAISS, which is chosen here: cpu, or gpu where nvidia-smi sees one
+#   deploy/setup.sh [EXTRA ...]      extras of pyproject.toml besides train, and FAISS, which is chosen here: cpu, or gpu where nvidia-smi sees one
 #   PYTHON=path   the interpreter to build on (3.11 to 3.13)        VENV=path   where to build, .venv by default
 #   TORCH=any     take whatever torch the package index offers, CUDA libraries and all, on a machine without a GPU too
 set -euo pipefail
@@ -105,7 +105,8 @@ install_torch() {
     local requirement
     requirement=$("$VENV/bin/python3" -c '
 import tomllib
-print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d.startswith("torch>")))')
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(next(d for d in project["optional-dependencies"]["train"] if d.startswith("torch>")))')
     if ! has_gpu && [ "${TORCH:-cpu}" != any ] && [ "$(offered "$requirement")" = cuda ]; then
         # uv knows by itself where PyTorch keeps its builds without CUDA
         say "$requirement, a build for the CPU"
@@ -122,7 +123,7 @@ print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dep
 install_packages() {
     local faiss=cpu extras
     if has_gpu; then faiss=gpu; fi
-    extras=$(IFS=,; echo "$faiss $*" | tr ' ' ',' | sed 's/,*$//')
+    extras=$(IFS=,; echo "$faiss train $*" | tr ' ' ',' | sed 's/,*$//')
     say "towers[$extras]"
     "$VENV/bin/python3" -m pip install -qq -e ".[$extras]"
 }

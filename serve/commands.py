@@ -28,7 +28,7 @@ from serve.limits import check
 from serve.new_items import MAX_BODY_BYTES
 from serve.recommender import Recommender
 from serve.release import Release
-from serve.retraining import retraining
+from serve.retraining import check_installed, retraining
 from serve.served import NOBODY, last_resort, opened
 from serve.settings import Settings, SettingsError
 from serve.store import Store, open_store
@@ -196,6 +196,7 @@ def forget(chosen: Settings, arguments: argparse.Namespace) -> None:
 def retrain(chosen: Settings, arguments: argparse.Namespace) -> int:
     """Train, evaluate, gate, export, challenge; 3 where the gate refused."""
     job = retraining([one for one in arguments.overrides if not one.startswith("store=")])
+    check_installed()
     with store_of(chosen) as store:
         told = retraining_job.retrain(store, job, stamp=arguments.stamp)
     retraining_job.show(told)

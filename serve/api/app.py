@@ -36,7 +36,14 @@ OPEN = Access(reading="open", writing="open", keys=None, rates={}, origins=())
 def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
     """The application around one engine, which lives as long as the caller lets it."""
     door = Door(access, engine.now_ms)
-    app = FastAPI(title="Towers", docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False)
+    app = FastAPI(
+        title="Towers",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        separate_input_output_schemas=False,
+    )
     app.add_middleware(Guard)
     if access.origins:
         app.add_middleware(
@@ -45,10 +52,10 @@ def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
             expose_headers=["X-Request-ID", "ETag", "Retry-After"],
         )  # fmt: skip
     _refuse(app, engine.gauges.refused)
-    app.include_router(routes.reading(engine, door))
-    app.include_router(routes.writing(engine, door))
-    app.include_router(routes.standing(engine))
-    documents.add(app, door)
+    routers = (routes.reading(engine, door), routes.writing(engine, door), routes.standing(engine))
+    for router in routers:
+        app.include_router(router)
+    documents.add(app, door, routers)
     app.mount("/web", StaticFiles(directory=WEB))
 
     @app.get("/", include_in_schema=False)
@@ -95,7 +102,7 @@ def _refuse(app: FastAPI, count: Callable[[int], None]) -> None:
         TooLarge: of(413, "body"),
         NotJson: of(415, "Content-Type"),
         TooMany: too_many,
-        NoRoom: of(507),
+        NoRoom: of(409),
         **dict.fromkeys((StoreError, TritonError, Unavailable, KeysError), away),
         HTTPException: plain,
         Exception: broken,
