@@ -146,6 +146,11 @@ install_redis_server() {
     command -v redis-server >/dev/null || apt_install "redis-server, which the tests start, is" redis-server
 }
 
+# The tests of the page look at it in a real browser.
+install_chromium() {
+    command -v chromium >/dev/null || apt_install "chromium, in which the tests look at the page, is" chromium
+}
+
 check_machine() {
     [ "$(uname -s)" = Linux ] || die "the Triton server runs on Linux only; this is $(uname -s)"
     local glibc
@@ -158,5 +163,5 @@ make_environment
 install_torch
 install_packages "$@"
 install_triton
-case " $* " in *" dev "*) install_redis_server ;; esac
+case " $* " in *" dev "*) install_redis_server; install_chromium ;; esac
 say "ready: $("$VENV/bin/python3" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)')"

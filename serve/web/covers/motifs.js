@@ -65,10 +65,10 @@ function grid(chance, ink) { // a road of lines to a low sun
 
 function spires(chance, ink) {
   const moon = circle(between(chance, 50, 150), between(chance, 158, 176), between(chance, 22, 36), ink.sun);
-  const base = between(chance, 232, 246), left = between(chance, 40, 92);
-  const castle = times(5, (place) => {
-    const tall = [34, 58, 82, 50, 28][place] * between(chance, 0.8, 1.12), wide = place === 2 ? 13 : 10, x = left + place * 15;
-    return rect(x, base - tall, wide, tall + 40, ink.mid) + shape([[x - 3, base - tall], [x + wide / 2, base - tall - (place === 2 ? 30 : 19)], [x + wide + 3, base - tall]], ink.mid) + rect(x + wide / 2 - 1.5, base - tall + 8, 3, 6, ink.sun, 'rx="1.5"');
+  const base = between(chance, 232, 246), left = between(chance, 24, 84), towers = whole(chance, 3, 6), keep = whole(chance, 1, towers - 2);
+  const castle = times(towers, (place) => {
+    const tall = Math.max(22, 80 - 24 * Math.abs(place - keep)) * between(chance, 0.75, 1.1), wide = between(chance, 8, 15), x = left + place * 15.5, roof = between(chance, 14, 32);
+    return rect(x, base - tall, wide, tall + 40, ink.mid) + shape([[x - 3, base - tall], [x + wide / 2, base - tall - roof], [x + wide + 3, base - tall]], ink.mid) + rect(x + wide / 2 - 1.5, base - tall + 8, 3, 6, ink.sun, 'rx="1.5"');
   });
   return dusk(ink) + stars(chance, ink.letter, 14, 190) + mirrored(chance, moon + peaks(chance, 226, 46, ink.far) + castle + peaks(chance, 262, 30, ink.mid) + hills(chance, 278, 10, ink.near));
 }
@@ -292,7 +292,7 @@ function tiles(chance, ink) { // arcs that join
 
 export const MOTIFS = {
   action: [burst, shards], adventure: [ridges, sea, pines], animation: [blocks, parade], comedy: [smile, scallops, parade], crime: [city, blinds],
-  documentary: [contours, halftone], drama: [discs, fields, stairs, pair, sea], fantasy: [spires, spires, isles, pines], horror: [woods, house], music: [record, waves, bars],
+  documentary: [contours, halftone], drama: [discs, fields, stairs, pair, sea], fantasy: [spires, isles, pines, ridges], horror: [woods, house], music: [record, waves, bars],
   mystery: [doors, city], romance: [petals, pair, sea], "science fiction": [orbits, grid], thriller: [spiral, stairs], war: [chevrons, shards],
   western: [mesa], other: [tiles, blocks],
 };
