@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Put before every training command; empty means as the system is.
 TRAIN_ENV ?=
 
-.PHONY: help setup demo up test lint audit format docs clean release
+.PHONY: help setup demo up test lint audit docs pictures format clean release
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ test: lint ## the tests, after lint
 lint: $(VENV)/.ready-dev ## what ruff objects to
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+pictures: $(VENV)/.ready-dev ## the pictures of the page in docs, of the current release, anew
+	$(PY) -m bench.pictures
 
 audit: $(VENV)/.ready ## what is known against the packages installed (asks PyPI's advisories)
 	$(PY) -m pip install -qq pip-audit
