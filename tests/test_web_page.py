@@ -73,7 +73,9 @@ def visit(browser, server):
 
     def go(path="/?user_id=u7", screen="wide", *, expected=(), at=server, **options):
         narrow = {"is_mobile": True, "has_touch": True} if screen == "narrow" else {}
-        context = browser.new_context(viewport=SCREENS[screen] if isinstance(screen, str) else screen, reduced_motion="reduce", base_url=at.url, **narrow | options)
+        context = browser.new_context(
+            viewport=SCREENS[screen] if isinstance(screen, str) else screen, reduced_motion="reduce", base_url=at.url, **narrow | options
+        )
         page = context.new_page()
         opened.append((context, Complaints(page), expected))
         page.goto(path)
