@@ -81,7 +81,8 @@ class Recommendations(SlateAnswer):
             }
         ],
         rows=["Because you watched Low Tide"], model_version="20261125-090000", generated_in_ms=28.9, answered_by="personalised",
-        request_id="0d7c1f", stage_ms={"history": 0.1, "user_tower": 4.0}, dropped={"already watched": 12}, explored=None, arm="champion",
+        request_id="0d7c1f", stage_ms={"history": 0.1, "user_tower": 4.0}, dropped={"already watched": 12},
+        explored={"epsilon": 0.1, "places": [7], "pool": 12, "drawn": ["i0000321"]}, arm="champion",
         next="AQ…",
     )  # fmt: skip
 
