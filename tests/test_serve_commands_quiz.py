@@ -49,7 +49,7 @@ def test_answers_lead_from_the_first_question_to_a_page_and_are_kept(door, root)
         door("quiz", "--json", "--user", "me", "--keep", "--answers", f"{known}=unknown", "--answers", nine, "--count", "4", *CALM)[1]
     )
     assert last["question"] is None and last["kept"] == 9 and len(last["page"]["recommendations"]) == 4
-    assert kept(root, "me") == {item_id: liked for item_id, liked in answered([nine])}
+    assert kept(root, "me") == dict(answered([nine]))
 
 
 @pytest.mark.parametrize("wrong", ["i1", "i1=maybe", "=like", "i1=like,i1=dislike"])
