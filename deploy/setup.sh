@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything Towers needs on this machine, into one virtual environment. Called by make; safe to run again.
 #
-#   deploy/setup.sh [EXTRA ...]      extras of pyproject.toml besides FAISS, which is chosen here: cpu, or gpu where nvidia-smi sees one
+#   deploy/setup.sh [EXTRA ...]      extras of pyproject.toml besides train, and FAISS, which is chosen here: cpu, or gpu where nvidia-smi sees one
 #   PYTHON=path   the interpreter to build on (3.11 to 3.13)        VENV=path   where to build, .venv by default
 #   TORCH=any     take whatever torch the package index offers, CUDA libraries and all, on a machine without a GPU too
 set -euo pipefail
@@ -105,7 +105,8 @@ install_torch() {
     local requirement
     requirement=$("$VENV/bin/python3" -c '
 import tomllib
-print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d.startswith("torch>")))')
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(next(d for d in project["optional-dependencies"]["train"] if d.startswith("torch>")))')
     if ! has_gpu && [ "${TORCH:-cpu}" != any ] && [ "$(offered "$requirement")" = cuda ]; then
         # uv knows by itself where PyTorch keeps its builds without CUDA
         say "$requirement, a build for the CPU"
@@ -122,7 +123,7 @@ print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dep
 install_packages() {
     local faiss=cpu extras
     if has_gpu; then faiss=gpu; fi
-    extras=$(IFS=,; echo "$faiss $*" | tr ' ' ',' | sed 's/,*$//')
+    extras=$(IFS=,; echo "$faiss train $*" | tr ' ' ',' | sed 's/,*$//')
     say "towers[$extras]"
     "$VENV/bin/python3" -m pip install -qq -e ".[$extras]"
 }
@@ -145,6 +146,26 @@ install_redis_server() {
     command -v redis-server >/dev/null || apt_install "redis-server, which the tests start, is" redis-server
 }
 
+# The tests ask real ones whether alerts and dashboard are right. Unpacked rather than installed: apt would start it as a service.
+install_prometheus() {
+    local folder
+    if command -v promtool >/dev/null || [ -x "$VENV/bin/promtool" ]; then return; fi
+    command -v apt-get >/dev/null || die "prometheus, which the tests start, is missing, and there is no apt-get here. Put it on PATH"
+    say "prometheus, into $VENV"
+    folder=$(mktemp -d)
+    (cd "$folder" && { apt-get download -qq prometheus >/dev/null 2>&1 || { apt_refresh && apt-get download -qq prometheus >/dev/null; }; })
+    dpkg-deb -x "$folder"/prometheus_*.deb "$folder/unpacked"
+    install -m 755 "$folder"/unpacked/usr/bin/prometheus "$folder"/unpacked/usr/bin/promtool "$VENV/bin/"
+    rm -rf "$folder"
+}
+
+apt_refresh() { if [ "$(id -u)" -eq 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi; }
+
+# The tests of the page look at it in a real browser.
+install_chromium() {
+    command -v chromium >/dev/null || apt_install "chromium, in which the tests look at the page, is" chromium
+}
+
 check_machine() {
     [ "$(uname -s)" = Linux ] || die "the Triton server runs on Linux only; this is $(uname -s)"
     local glibc
@@ -157,5 +178,5 @@ make_environment
 install_torch
 install_packages "$@"
 install_triton
-case " $* " in *" dev "*) install_redis_server ;; esac
+case " $* " in *" dev "*) install_redis_server; install_prometheus; install_chromium ;; esac
 say "ready: $("$VENV/bin/python3" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)')"

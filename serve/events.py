@@ -15,12 +15,13 @@ MAX_EVENTS = 1_000
 MAX_BODY_BYTES = 2 * 1024 * 1024
 LARGEST = 1e9  # of ratings and seconds, which the tables hold as 32-bit floats
 IDS = ("event_id", "user_id", "item_id", "device", "region", "request_id")
+EXAMPLE = {"user_id": "u0000042", "item_id": "i0000001", "event_type": "watch", "watch_duration_seconds": 1800.0, "device": "tv"}
 
 
 class PostedEvent(BaseModel):
     """Something a user did with an item. Without `event_id` it is new; without `timestamp` (ms UTC) it is now."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [EXAMPLE]})
 
     user_id: str
     item_id: str

@@ -43,12 +43,13 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Words = Annotated[list[Text], Field(max_length=MAX_WORDS)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+EXAMPLE = {"item_id": "n0000001", "title": "The Quiet Harbour", "genres": ["drama"], "release_date": "2026-11-20", "maturity": 12}
 
 
 class PostedItem(BaseModel):
     """A new item: its id and title, and of the rest what is known. Seconds, years, dates as YYYY-MM-DD."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [EXAMPLE]})
 
     item_id: str
     title: Text

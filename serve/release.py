@@ -127,8 +127,11 @@ class Release:
         frame = _table(folder, "catalogue.parquet", ITEMS)
         words = json.loads((folder / "vocabulary.json").read_bytes())
         genres = tuple(words["genres"])
-        with np.load(folder / "clock.npz") as clock:
-            arrays = {name: clock[name] for name in ItemClock.__slots__}
+        try:
+            with np.load(folder / "clock.npz") as clock:
+                arrays = {name: clock[name] for name in ItemClock.__slots__}
+        except (OSError, ValueError, KeyError) as error:  # a pickle in it is a ValueError, and is not run
+            raise ReleaseError(folder, "clock.npz", f"cannot be read ({error})") from error
         items = np.memmap(folder / "items.f16", np.float16, "c")
         try:
             recipe = read_recipe(folder / "recipe.npz")

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve.settings import composed
+from serve.settings import SettingsError, composed
 
 READ, READ_WITHOUT_SLATES = "data.readers.continued.read", "data.readers.continued.read_without_slates"
 RETRAINED = "_retrained"
+TRAINING = ("torch", "pytorch_lightning", "mlflow")
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -50,6 +52,16 @@ class Retraining:
     def forgotten(self) -> Path:
         """The digests of the users that are to be left out of every training: see `serve.forget`."""
         return self.folder / "forgotten.txt"
+
+
+def check_installed() -> None:
+    """See, before anything is written, that train.py and export.py can run here: serving alone installs none of what they import.
+
+    Raises:
+        SettingsError: a package of the extra `train` is not there.
+    """
+    if missing := [name for name in TRAINING if find_spec(name) is None]:
+        raise SettingsError(f"no {', '.join(missing)} here, which training and export need and serving does not: pip install towers[train]")
 
 
 def retraining(overrides: Sequence[str]) -> Retraining:

@@ -121,7 +121,7 @@ def test_a_posted_item_is_found_by_its_title_and_its_neighbours_and_may_have_eve
 def test_a_posted_item_that_cannot_be_is_refused_in_words(http):
     full = [{"item_id": f"x{number}", "title": "t"} for number in range(30)]
     for body, status, field in (
-        ({"item_id": "i3", "title": "t"}, 409, "item_id"), ({"item_id": "x"}, 422, "title"), (full, 507, None),
+        ({"item_id": "i3", "title": "t"}, 409, "item_id"), ({"item_id": "x"}, 422, "title"), (full, 409, None),
     ):  # fmt: skip
         response = http.post("/v1/items", json=body)
         assert (response.status_code, response.json()["field"]) == (status, field)
@@ -191,8 +191,8 @@ def test_the_page_comes_whole_from_this_server_and_writes_no_html(http):
     assert "default-src 'self'" in page.headers["content-security-policy"]
     for address in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
         assert http.get(address).status_code == 200
-    for file in WEB.iterdir():
-        text = file.read_text()
+    for file in (*WEB.glob("*.html"), *WEB.glob("*.js"), *WEB.glob("*.css")):
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
         assert not re.search(r"https?:|//[a-z]|innerHTML|insertAdjacentHTML|document\.write|\beval\b| on[a-z]+=\"", text), file
 
 

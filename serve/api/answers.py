@@ -1,19 +1,21 @@
-"""What is answered, as OpenAPI tells it. The tests hold every answer against these; the hot path builds plain dictionaries."""
+"""What is answered, as OpenAPI tells it and as the client reads it. The tests hold every answer against these; the hot path builds plain
+dictionaries."""
 
 from datetime import date
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.contract import Slate
+if TYPE_CHECKING:  # it brings numpy, which the client does not need
+    from serve.contract import Slate
 
-CLOSED = ConfigDict(extra="forbid")
+CLOSED = ConfigDict(extra="forbid", frozen=True)
 Ms = Annotated[float, Field(ge=0)]
 
 
 def example(**values: object) -> ConfigDict:
     """A closed model with one example."""
-    return ConfigDict(extra="forbid", json_schema_extra={"examples": [values]})
+    return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [values]})
 
 
 class Refusal(BaseModel):
@@ -79,7 +81,8 @@ class Recommendations(SlateAnswer):
             }
         ],
         rows=["Because you watched Low Tide"], model_version="20261125-090000", generated_in_ms=28.9, answered_by="personalised",
-        request_id="0d7c1f", stage_ms={"history": 0.1, "user_tower": 4.0}, dropped={"already watched": 12}, explored=None, arm="champion",
+        request_id="0d7c1f", stage_ms={"history": 0.1, "user_tower": 4.0}, dropped={"already watched": 12},
+        explored={"epsilon": 0.1, "places": [7], "pool": 12, "drawn": ["i0000321"]}, arm="champion",
         next="AQ…",
     )  # fmt: skip
 
@@ -277,7 +280,7 @@ class Ready(BaseModel):
     parts: dict[str, str]
 
 
-def as_json(slate: Slate) -> dict[str, object]:
+def as_json(slate: "Slate") -> dict[str, object]:
     """A slate as it stands in an answer, over HTTP and on the command line: the fields of `SlateAnswer`."""
     return {
         "recommendations": [

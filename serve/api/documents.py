@@ -1,11 +1,12 @@
 """OpenAPI 3.1, and the page that shows it: every route with what it wants, what it answers and how it refuses."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -22,13 +23,23 @@ DESCRIPTION = """What should this user be shown, here and now, and why. Every re
 fields are refused by name. Every answer has an `X-Request-ID`: yours, where you sent one. A cached answer has an `ETag`."""
 WHY = {
     400: "What was sent cannot be read.", 401: "A key is wanted, or this one opens nothing.", 403: "The key's role may not do this.",
-    404: "There is no such thing.", 409: "It is there already, or cannot be moved.", 413: "The body is too large.",
+    404: "There is no such thing.", 409: "It is there already, has no room, or cannot be moved.", 413: "The body is too large.",
     415: "The body is not application/json.", 422: "A field is not what it should be.", 429: "Too many requests; see Retry-After.",
-    503: "A part that this needs is away.", 507: "The release has no room for so many items.",
+    503: "A part that this needs is away.",
 }  # fmt: skip
 KEY = {"type": "http", "scheme": "bearer", "description": "A key that `python -m serve key add` made; roles: reader, writer, admin."}
-
-
+LINKS = {
+    "recommendations": {
+        "similar": {"item_id": "$response.body#/recommendations/0/item_id"},
+        "explanations": {"user_id": "$request.query.user_id", "explain": "$response.body#/recommendations/0/item_id"},
+        "recommendations": {"user_id": "$request.query.user_id", "count": "$request.query.count", "cursor": "$response.body#/next"},
+    },
+    "users": {"recommendations": {"user_id": "$response.body#/user_ids/0"}, "user": {"user_id": "$response.body#/user_ids/0"}},
+    "items": {"item": {"item_id": "$response.body#/items/0/item_id"}, "items": {"cursor": "$response.body#/next"}},
+    "item": {"similar": {"item_id": "$response.body#/item_id"}},
+    "similar": {"item": {"item_id": "$response.body#/recommendations/0/item_id"}},
+}
+"""What of an answer goes into which next request: operation → operation → parameter."""
 SWAGGER = Path(str(files("fastapi_offline"))) / "static"  # Swagger UI as a package: the page asks no other server for it
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Towers API</title><link rel="icon" href="data:,">
@@ -62,8 +73,8 @@ def accepts(model: type[BaseModel], *, most: int | None = None) -> dict[str, Any
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def add(app: FastAPI, door: Door) -> None:
-    """Have the application tell its document at /openapi.json, and show it at /docs."""
+def add(app: FastAPI, door: Door, routers: Sequence[APIRouter]) -> None:
+    """Have the application tell its document, of these routers, at /openapi.json, and show it at /docs."""
 
     @cache
     def document() -> dict[str, Any]:
@@ -72,10 +83,9 @@ def add(app: FastAPI, door: Door) -> None:
         for model in BODIES:
             told["components"]["schemas"][model.__name__].pop("$defs", None)
         told["components"].setdefault("securitySchemes", {})["key"] = KEY
-        for route in app.routes:
-            if isinstance(route, APIRoute) and route.include_in_schema:
-                for method in route.methods:
-                    _complete(told["paths"][route.path_format][method.lower()], route, door)
+        for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+            for method in route.methods:
+                _complete(told["paths"][route.path_format][method.lower()], route, door)
         return told
 
     app.openapi = document
@@ -106,6 +116,8 @@ def _complete(told: dict[str, Any], route: APIRoute, door: Door) -> None:
     if any(door.keyed(one.dependency) for one in route.dependencies):
         told["security"] = [{"key": []}]
         statuses += [401, 403]
+    if links := LINKS.get(told["operationId"]):
+        told["responses"]["200"]["links"] = {to: {"operationId": to, "parameters": filled} for to, filled in links.items()}
     told["responses"] |= {str(status): {"description": WHY[status], "content": refused} for status in statuses}
     for status, response in told["responses"].items():
         response.setdefault("headers", {})["X-Request-ID"] = {"schema": {"type": "string"}}

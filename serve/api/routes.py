@@ -106,7 +106,7 @@ def writing(engine: Engine, door: Door) -> APIRouter:
 
     @router.post(
         "/v1/items",
-        **says(answers.ItemsReceipt, 409, 507),
+        **says(answers.ItemsReceipt, 409),
         openapi_extra=accepts(new_items.PostedItem, most=new_items.MAX_ITEMS),
         summary="New items",
     )

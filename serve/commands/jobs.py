@@ -20,7 +20,7 @@ from serve.commands.telling import add, table, tell
 from serve.job import quoted
 from serve.manifest import ReleaseError
 from serve.refresh import refreshing
-from serve.retraining import retraining
+from serve.retraining import check_installed, retraining
 from serve.served import NOBODY
 from serve.settings import Settings, SettingsError
 
@@ -59,6 +59,8 @@ def refresh(chosen: Settings, arguments: argparse.Namespace) -> int:
     stamp = _stamp(arguments.stamp)
     job = refreshing([one for one in arguments.overrides if key_of(one) in _keys_of("refresh") or key_of(one) not in _keys_of("serve")])
 
+    check_installed()
+
     def slates() -> int:
         version, count = _slates(chosen, arguments.threads)
         if version != stamp:
@@ -75,6 +77,7 @@ def retrain(chosen: Settings, arguments: argparse.Namespace) -> int:
     """Train, evaluate, gate, export, challenge; 3 where the gate refused."""
     stamp = _stamp(arguments.stamp)
     job = retraining([one for one in arguments.overrides if key_of(one) != "store"])
+    check_installed()
     with store_of(chosen) as store, _going_on(f"go on by --stamp {stamp}"):
         told = retraining_job.retrain(store, job, stamp=stamp)
     tell(arguments.json, told, _steps(told, retraining_job.in_short), retraining_job.said(told))
