@@ -30,8 +30,9 @@ def door(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     before, level = signal.getsignal(signal.SIGTERM), logging.getLogger().level
 
     def run(*words: str) -> tuple[int, str, str]:
-        there = [f"releases={folder / 'releases'}", f"state={folder / 'state'}"]
-        monkeypatch.setattr(sys, "argv", ["towers", *words, *(there if words[0] != "completion" else [])])
+        there = {"releases": folder / "releases", "state": folder / "state"}
+        own = [f"{key}={path}" for key, path in there.items() if not any(word.startswith(f"{key}=") for word in words)]
+        monkeypatch.setattr(sys, "argv", ["towers", *words, *own])
         capsys.readouterr()
         try:
             code = main()

@@ -48,8 +48,12 @@ def _said(name: str, value: object) -> object:
         own = ["" if step["this_item"] is None else f" (this item {step['this_item']:.4f})" for step in value]
         return "\n".join(f"{step['step']}. {step['item_id']} {step['score']:.4f}{more}" for step, more in zip(value, own, strict=True))
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {'–' if said is None else said}" for key, said in value.items()) or None
-    return value or None if isinstance(value, list) else value
+        return "\n".join(f"{key}: {_short(said)}" for key, said in value.items()) or None
+    return None if value in ([], None) else _short(value)
+
+
+def _short(value: object) -> object:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
 
 def similar(chosen: Settings, arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ def report(chosen: Settings, arguments: argparse.Namespace) -> None:
         except ValueError as error:  # slates of an arm that has no share now
             raise SettingsError(f"arms.shares: {error}") from error
     of = table(
-        "What came of each arm", "Arm", "Users", "Slates", "Figure", "Value", "Minus champion [95 %]", numbers=("Users", "Slates", "Value")
+        "What came of each arm", "Arm", "Users", "Slates", "Figure", "Value", "To champion [95 %]", numbers=("Users", "Slates", "Value")
     )
     for one in told.arms:
         for figure, value in one.figures.items():

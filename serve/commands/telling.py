@@ -46,7 +46,7 @@ def table(title: str | None, *columns: str, numbers: tuple[str, ...] = ()) -> Ta
     """An empty table with these columns; those of `numbers` stand to the right."""
     made = Table(title=title and safe(title), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in numbers else "left", overflow="fold", vertical="top")
+        made.add_column(safe(name), justify="right" if name in numbers else "left", overflow="fold", vertical="top")
     return made
 
 
