@@ -2,6 +2,7 @@
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { coverOf } from "./covers/covers.js";
+import { art } from "./covers/easel.js";
 import { cross, heart, tick } from "./icons.js";
 import { address } from "./state.js";
 
@@ -21,8 +22,8 @@ export const ACTS = [["like", "Like", heart], ["not_interested", "Not for me", c
 export function cover(item) {
   const drawn = coverOf(item);
   return html`<span class="cover" .style=${`background:${drawn.sky}`}>
-    <img src=${drawn.src} alt="" width="200" height="300" decoding="async" elementtiming="cover" draggable="false">
-    <span class="lettering ${drawn.face} ${drawn.centred ? "centred" : ""}" .style=${`color:${drawn.letter};--size:${drawn.size}`}>${item.title}</span>
+    <img ${art(drawn)} alt="" width="200" height="300" decoding="async" elementtiming="cover" draggable="false">
+    <span elementtiming="title" class="lettering ${drawn.face} ${drawn.centred ? "centred" : ""}" .style=${`color:${drawn.letter};--size:${drawn.size}`}>${item.title}</span>
   </span>`;
 }
 

@@ -6,14 +6,14 @@ import { cross, ask as sign } from "./icons.js";
 import { shelf } from "./rows.js";
 import { trouble } from "./say.js";
 
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeZone: "UTC" });
+const day = (at) => new Date(at).toLocaleDateString(undefined, { dateStyle: "medium", timeZone: "UTC" });
 const minutes = (seconds) => (seconds >= 5400 ? `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min` : `${Math.max(1, Math.round(seconds / 60))} min`);
 
 function facts(item) {
   const told = [
-    ["By", item.creator], ["Part of", item.franchise], ["Out since", item.release_date && day.format(new Date(item.release_date))],
+    ["By", item.creator], ["Part of", item.franchise], ["Out since", item.release_date && day(item.release_date)],
     ["Lasts", item.duration_seconds && minutes(item.duration_seconds)], ["For", item.maturity && `${item.maturity} and older`],
-    ["Where", item.regions?.join(", ")], ["Posted", item.posted_at && day.format(new Date(item.posted_at))],
+    ["Where", item.regions?.join(", ")], ["Posted", item.posted_at && day(item.posted_at)],
   ].filter(([, value]) => value);
   return told.length ? html`<dl class="facts">${told.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>` : nothing;
 }

@@ -45,7 +45,9 @@ async function show(said = "") {
     Object.assign(page, { answer, query, marks: moved, trouble: null, wrong: null, compare: false });
     pause = 0;
     await refill(answer.next, query, signal);
+    const stood = before ? standing(find("rows")) : new Map();
     draw();
+    if (before) settle(find("rows"), stood);
     if (said) toast(`${said} ${summary(moved)}.`.replace(/ (\d|n)/, (_, first) => ` Now ${first}`));
     else if (before) announce(`Another page: ${summary(moved)}.`);
     return true;
@@ -124,8 +126,7 @@ async function about() {
 // ---- what is drawn
 
 function draw() {
-  const { answer, state } = page, rows = find("rows");
-  const stood = standing(rows), way = trail(document.activeElement);
+  const { answer, state } = page, rows = find("rows"), way = trail(document.activeElement);
   document.title = state.user_id ? `Towers · ${state.user_id}` : "Towers";
   render(bar(state, page), find("bar"));
   render(intro({ ...page, tried: tried(state) }), find("intro"));
@@ -136,7 +137,6 @@ function draw() {
     render(more({ ...further, user_id: state.user_id }), find("more"));
     render(footer(answer), find("about"));
     stops(find("main"));
-    settle(rows, stood);
   }
   if (way.strip && !way.element.isConnected && !document.querySelector("dialog[open]")) follow(way);
 }

@@ -54,17 +54,22 @@ export function summary(marks) {
   return parts.length ? parts.join(", ") : "nothing moved";
 }
 
-/** Where every card stands now: give it to `settle` when the page has changed. */
+/** The cards of the rows that are on the screen. */
+const seen = (place) => [...place.querySelectorAll(".strip")].filter((strip) => {
+  const { top, bottom } = strip.parentElement.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}).flatMap((strip) => [...strip.children]);
+
+/** Where every card on the screen stands now: give it to `settle` when the page has changed. */
 export function standing(place) {
-  return new Map([...place.querySelectorAll(".card")].map((made) => [made, made.getBoundingClientRect()]));
+  return new Map(seen(place).map((made) => [made, made.getBoundingClientRect()]));
 }
 
 /** Let each card slide from where it stood, and what is new come in. */
 export function settle(place, stood) {
   if (still.matches) return;
-  for (const made of place.querySelectorAll(".card")) {
+  for (const made of seen(place)) {
     const was = stood.get(made), is = made.getBoundingClientRect();
-    if (is.bottom < 0 || is.top > innerHeight) continue;
     if (!was) made.animate([{ opacity: 0, transform: "scale(.9)" }, { opacity: 1, transform: "none" }], { duration: 320, easing: "ease-out" });
     else if (Math.abs(was.left - is.left) > 1) made.animate([{ transform: `translateX(${was.left - is.left}px)` }, { transform: "none" }], { duration: 420, easing: "cubic-bezier(.2,.8,.2,1)" });
   }

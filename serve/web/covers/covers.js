@@ -45,7 +45,7 @@ export function sizeOf(title, face) {
   }) ?? SIZES.at(-1);
 }
 
-/** {src, sky, letter, face, size, centred} of an item: the art as a data URI, and how its title is lettered. */
+/** {src, sky, letter, face, size, centred} of an item: `src()` draws the art as a data URI, the rest says how its title is lettered. */
 export function coverOf({ item_id, title, genres = [] }) {
   const key = `${item_id}\n${title}\n${genres}`;
   if (!made.has(key)) made.set(key, draw(title, genres));
@@ -59,7 +59,7 @@ function draw(title, genres) {
   const [inked, drawn] = chance() < 0.7 ? [first, second] : [second, first];
   const inks = printings(inked), ink = inks[Math.floor(chance() * inks.length)];
   const motifs = MOTIFS[chance() < 0.5 ? inked : drawn], motif = motifs[Math.floor(chance() * motifs.length)];
-  const art = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 300">${motif(chance, ink)}</svg>`;
+  const art = () => `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 300">${motif(chance, ink)}</svg>`;
   const face = FACE_OF[inked];
-  return { src: `data:image/svg+xml,${encodeURIComponent(art)}`, sky: ink.sky, letter: ink.letter, face, size: sizeOf(title, face), centred: chance() < 0.3 };
+  return { src: () => `data:image/svg+xml,${encodeURIComponent(art())}`, sky: ink.sky, letter: ink.letter, face, size: sizeOf(title, face), centred: chance() < 0.3 };
 }
