@@ -1,6 +1,6 @@
 """The picture of the console: a real server with a champion and a challenger, some minutes of traffic, and a headless Chromium that looks.
 
-    python -m bench.console_picture releases/            # writes docs/pictures/console.png; four minutes
+    python -m bench.console_picture releases/            # docs/pictures/console.png and console_releases.png; four minutes
     python -m bench.console_picture releases/ --minutes 1 --folder /tmp/pictures --scheme dark --width 390
 
 The current release is served under three names, a week apart, by one Triton. Users are asked for at random; some of what they are shown is
@@ -138,6 +138,10 @@ def pictured(address: str, key: str, path: Path, *, scheme: str, width: int, hei
         page.wait_for_selector("#releases-told tr")
         page.wait_for_selector("#arms-told table, #arms-told .notice")
         page.screenshot(path=path, full_page=whole)
+        page.evaluate("document.getElementById('arms').scrollIntoView()")
+        page.set_viewport_size({"width": width, "height": 860})
+        page.evaluate("document.getElementById('arms').scrollIntoView()")
+        page.screenshot(path=path.with_stem("console_releases"))
         browser.close()
 
 

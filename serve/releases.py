@@ -50,7 +50,7 @@ class ReleaseTold(BaseModel):
     runs: dict[str, str]
     before: str | None
     check: Check | None
-    error: str | None
+    error: str | None = None
 
 
 class ArmFollows(BaseModel):
@@ -61,8 +61,8 @@ class ArmFollows(BaseModel):
     arm: str
     wanted: str | None
     serving: str | None
-    error: str | None
-    retry_in_s: float | None
+    error: str | None = None
+    retry_in_s: float | None = None
 
 
 class Releases(BaseModel):
@@ -74,15 +74,15 @@ class Releases(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "current": "20261125-090000", "challenger": None, "rollback_to": "20261118-090000", "settled": True,
+                    "current": "20261125-090000", "challenger": "20261126-090000", "rollback_to": "20261118-090000", "settled": True,
                     "arms": [
-                        {"arm": "champion", "wanted": "20261125-090000", "serving": "20261125-090000", "error": None, "retry_in_s": None}
+                        {"arm": "champion", "wanted": "20261125-090000", "serving": "20261125-090000"}
                     ],
                     "releases": [
                         {
                             "version": "20261125-090000", "role": "current", "serves": ["champion"],
                             "created_at": "2026-11-25T09:00:00+00:00", "items": 20000, "backend": "python",
-                            "runs": {"retrieval": "4f1c…"}, "before": "20261118-090000", "error": None,
+                            "runs": {"retrieval": "4f1c…"}, "before": "20261118-090000",
                             "check": {
                                 "at": 1795600000000, "by": "opening", "passed": True, "golden": True,
                                 "said": "whole, and answers as it did at export",
@@ -201,7 +201,6 @@ class ReleaseRoom:
             items=manifest.item_count,
             backend=manifest.backend,
             runs=dict(manifest.runs),
-            error=None,
         )
 
     def _last(self, version: str) -> Check | None:

@@ -89,7 +89,7 @@ class Experiments(BaseModel):
             "examples": [
                 {
                     "at": 1795600000000, "shares": {"champion": 0.9, "challenger": 0.1}, "mismatch_p": 0.42, "users_in_several_arms": 0,
-                    "events_unmatched": 3, "refused": None,
+                    "events_unmatched": 3,
                     "arms": [
                         {"arm": "champion", "users": 900, "slates": 4100, "figures": {"click_through": 0.31}, "differences": {}},
                         {
@@ -108,7 +108,7 @@ class Experiments(BaseModel):
     mismatch_p: float | None
     users_in_several_arms: int
     events_unmatched: int
-    refused: str | None
+    refused: str | None = None
 
 
 class Reports:
@@ -131,7 +131,7 @@ class Reports:
 
     def _report(self) -> Experiments:
         shares, at = dict(self._engine.fleet.shares), time.time_ns() // 1_000_000
-        nothing = Experiments(at=at, shares=shares, arms=[], mismatch_p=None, users_in_several_arms=0, events_unmatched=0, refused=None)
+        nothing = Experiments(at=at, shares=shares, arms=[], mismatch_p=None, users_in_several_arms=0, events_unmatched=0)
         try:
             told = self._engine.reported(self._engine.store, shares)
         except ValueError as error:  # the log has arms of another assignment

@@ -112,7 +112,7 @@ function options(made, chart, names, width) {
   const axis = { stroke: ink("--quiet"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line"), width: 1, size: 4 }, font: "11px system-ui, sans-serif" };
   const clock = (time) => new Date(1000 * time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
   return {
-    width, height: 168, padding: [8, 8, 0, 0],
+    width, height: 168, padding: [8, 18, 0, 0],
     cursor: { sync: { key: "console" }, drag: { x: false, y: false }, points: { size: 6 } },
     scales: {
       x: { range: () => made.range },
