@@ -161,6 +161,11 @@ install_prometheus() {
 
 apt_refresh() { if [ "$(id -u)" -eq 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi; }
 
+# The tests of the page look at it in a real browser.
+install_chromium() {
+    command -v chromium >/dev/null || apt_install "chromium, in which the tests look at the page, is" chromium
+}
+
 check_machine() {
     [ "$(uname -s)" = Linux ] || die "the Triton server runs on Linux only; this is $(uname -s)"
     local glibc
@@ -173,5 +178,5 @@ make_environment
 install_torch
 install_packages "$@"
 install_triton
-case " $* " in *" dev "*) install_redis_server; install_prometheus ;; esac
+case " $* " in *" dev "*) install_redis_server; install_prometheus; install_chromium ;; esac
 say "ready: $("$VENV/bin/python3" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)')"

@@ -110,7 +110,7 @@ class Fleet(Generic[T]):
         try:
             self._yard.submit(self._first).result()
         except BaseException:
-            self._yard.shutdown()
+            self.close()  # Ctrl-C may come while a release is being opened: what was opened is closed
             raise
 
     @contextmanager

@@ -69,6 +69,11 @@ class Panel:
         """The sources there are, in the order of their bits."""
         return tuple(self._sources)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Those of them that are none of the usual ones."""
+        return tuple(name for name in self._sources if name not in BUDGETS)
+
     def source(self, name: str) -> Source:
         """The source of this name."""
         return self._sources[name]

@@ -146,6 +146,11 @@ def line(root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def current_name(root: Path) -> str | None:
+    """The version that `current` names, whether or not it is there; None where nothing was published."""
+    return os.readlink(Path(root) / CURRENT) if (Path(root) / CURRENT).is_symlink() else None
+
+
 def current(root: Path) -> str:
     """The version that is served.
 

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serve import local_triton
-from serve.commands import DRAIN_S
+from serve.commands.listening import DRAIN_S
 from serve.redis_store import RedisStore
 from serve.settings import CONF
 from serve.store import StoreError
@@ -34,8 +34,7 @@ from tests.releases import write_release
 from tests.stores import PATIENT_MS, RedisServer
 
 NOT_SERVING = ("torch", "pytorch_lightning", "lightning", "mlflow", "sklearn", "implicit", "matplotlib", "pyarrow", "pandas")
-ASKED_OTHERWISE = {"fastapi-offline", "httpx", "tenacity"}  # its files are served; those of whoever calls a server from Python
-AWAITED = ("prometheus", "grafana")  # folders of deploy/ that hold nothing but what is mounted
+ASKED_OTHERWISE = {"fastapi-offline"}  # its files are served
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +207,7 @@ def test_compose_names_only_what_is_there():
         for mount in service.get("volumes", ()):
             source = mount.split(":")[0]
             if source.startswith("."):
-                awaited = source.split("/")[1] in AWAITED and not (DEPLOY / source.split("/")[1]).exists()
-                assert (DEPLOY / source).exists() or awaited, f"{name} mounts {source}"
+                assert (DEPLOY / source).exists(), f"{name} mounts {source}"
             elif not source.startswith("$"):
                 used.add(source)
     assert used == set(volumes)
