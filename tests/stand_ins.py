@@ -1,4 +1,4 @@
-"""What stands before `python`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in a minute
+"""What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in a minute
 instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and what another
 test of this suite runs anyway is only resolved.
 
@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import urllib.error
@@ -33,7 +34,10 @@ SMALL_WORLD = ("data.users=150", "data.items=160", "data.events=6000")
 SMALL_EXPORT = ("golden_requests=2", "frontier_requests=2")
 SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']",)
 REFUSED = 3  # of `serve retrain`, where its gate refused: what the page says it may
-IMPORTED_ONCE = ("torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot")
+IMPORTED_ONCE = (
+    "torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot",
+    "faiss", "fastapi", "httpx", "polars", "rich.table", "tritonclient.grpc", "uvicorn",
+)  # fmt: skip
 REALLY_MADE = {"help", "demo", "up", "release"}
 
 
@@ -58,8 +62,10 @@ def smaller(words: Sequence[str]) -> list[str]:
     return beside(words, (*(SMALL_RANKER if ranker else SMALL_TOWERS), *(SMALL_WORLD if world else ())))
 
 
-def real(*words: str) -> int:
-    """Run the interpreter that this is; its exit code."""
+def ran(*words: str) -> int:
+    """Run the interpreter that this is, or a fork of the forge; the exit code."""
+    if "STAND_IN_FORGE" in os.environ:
+        return forged(words)
     return subprocess.run([sys.executable, *words], check=False).returncode
 
 
@@ -70,7 +76,7 @@ def once(words: Sequence[str]) -> int:
     if done.exists() and remembered(words) in done.read_text().splitlines():
         print("stand-in: it ran before in this folder, went well, and no model changed since")
         return 0
-    if (code := forged(words) if "STAND_IN_FORGE" in os.environ else real(*words)) == 0:
+    if (code := ran(*words)) == 0:
         with done.open("a") as log:
             log.write(remembered(words) + "\n")
     return code
@@ -82,7 +88,7 @@ def remembered(words: Sequence[str]) -> str:
 
 
 def forged(words: Sequence[str]) -> int:
-    """`real`, by a fork of the forge."""
+    """The exit code of a script or module that a fork of the forge ran."""
     order = (KEPT / "order").absolute()
     order.write_text(json.dumps({"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}))
     with socket.socket(socket.AF_UNIX) as line:
@@ -93,22 +99,28 @@ def forged(words: Sequence[str]) -> int:
 
 
 def forge(address: str) -> None:
-    """Listen at a Unix socket for scripts to run, until told to stop."""
+    """Listen at a Unix socket for what to run, until told to stop or left alone."""
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    keeper = os.getppid()
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen()
-        while True:
-            line, _ = door.accept()
+        door.settimeout(1)
+        while os.getppid() == keeper:
+            try:
+                line, _ = door.accept()
+            except TimeoutError:
+                continue
             if os.fork() == 0:
+                line.settimeout(None)
                 run_order(line)
             line.close()
 
 
 def run_order(line: socket.socket) -> None:
-    """In a fork: become the process that was asked for, run its script, tell its exit code and end."""
+    """In a fork: become the process that was asked for, run its script or module, tell its exit code and end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     told, files, *_ = socket.recv_fds(line, 4096, 3)
     for number, file in enumerate(files):
@@ -119,13 +131,18 @@ def run_order(line: socket.socket) -> None:
     os.environ.update(order["environment"])
     sys.argv, sys.path[0], code = order["words"], order["folder"], 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        atexit._run_exitfuncs()
+        if sys.argv[0] == "-m":
+            del sys.argv[0]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:  # noqa: BLE001 - as an interpreter does
         traceback.print_exc()
         code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     line.send(bytes([code]))
@@ -139,14 +156,24 @@ def python(words: Sequence[str]) -> int:
             return once(["train.py", *smaller(rest)])
         case ["export.py", *rest]:
             return once(["export.py", *beside(rest, SMALL_EXPORT)])
-        case ["-m", "serve", "up", *rest]:
+        case ["-m", "serve", *rest]:
+            return towers(rest)
+        case ["-m", module, *_] if module.startswith("bench."):
+            return ran(*words)
+    return subprocess.run([sys.executable, *words], check=False).returncode
+
+
+def towers(words: Sequence[str]) -> int:
+    """`towers …`, which is `python -m serve …`."""
+    match list(words):
+        case ["up", *rest]:
             return up(rest)
-        case ["-m", "serve", "retrain", *rest]:
-            code = real("-m", "serve", "retrain", *beside(rest, SMALL_RETRAIN))
+        case ["retrain" | "refresh" as job, *rest]:
+            code = ran("-m", "serve", job, *(beside(rest, SMALL_RETRAIN) if job == "retrain" else rest))
             return 0 if code == REFUSED else code
-        case ["-m", "serve", *rest] if "recommend" in rest or "explain" in rest:
-            return real("-m", "serve", *beside(rest, PATIENT))
-    return real(*words)
+        case ["recommend" | "explain" | "precompute" | "quiz", *_]:
+            return ran("-m", "serve", *beside(words, PATIENT))
+    return ran("-m", "serve", *words)
 
 
 def answers(url: str) -> bool:
@@ -208,7 +235,7 @@ def down(folder: Path) -> None:
 def mlflow(words: Sequence[str]) -> int:
     """`mlflow …`; of `mlflow ui` that it answers, and then it is stopped."""
     if list(words[:1]) != ["ui"]:
-        return real("-m", "mlflow", *words)
+        return ran("-m", "mlflow", *words)
     port = os.environ["STAND_IN_PORT"]
     log = (KEPT / "mlflow.log").absolute()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -230,4 +257,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "forge":
         forge(sys.argv[2])
     KEPT.mkdir(exist_ok=True)
-    sys.exit({"python": python, "mlflow": mlflow, "make": make}[sys.argv[1]](sys.argv[2:]))
+    sys.exit({"python": python, "towers": towers, "mlflow": mlflow, "make": make}[sys.argv[1]](sys.argv[2:]))

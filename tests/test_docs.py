@@ -61,6 +61,8 @@ ENGINES = ("docker", "kubectl", "helm", "towers ", "/opt/")
 FENCE = re.compile(r"^(?P<mark>```+|~~~+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=mark)[ ]*$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"(?:# @package _global_\n)?# (?P<path>[\w./-]+\.\w+)\n")
 PLACEHOLDER = re.compile(r"(?<![<\w])<[a-z][a-z _-]*>")
+FIRST = "20261125-090000"
+"""The release that a page may speak of besides the current one."""
 STOOD_FOR = {"path/to/data": "data-root"}
 """What a page's placeholders stand for in its folder."""
 
@@ -111,10 +113,10 @@ def their_data(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`python`, `python3`, `mlflow` and `make`, as stand_ins has them."""
+    """`python`, `towers`, `mlflow` and `make`, as stand_ins has them."""
     folder = tmp_path_factory.mktemp("bin")
-    for name, tool in {"python": "python", "mlflow": "mlflow", "make": "make"}.items():
-        path = folder / name
+    for tool in ("python", "towers", "mlflow", "make"):
+        path = folder / tool
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_ins.__file__}" {tool} "$@"\n')
         path.chmod(0o755)
     return folder
@@ -176,6 +178,8 @@ class Shell:
     def put(self, text: str) -> str:
         """A block's text with what its placeholders stand for."""
         told = text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}")
+        if told != text and not (self.folder / stand_ins.KEPT / "up.pid").exists() and "serve up" not in text:
+            self.bash("make up")
         if "127.0.0.1:8001" in told:
             told = told.replace("127.0.0.1:8001", self.triton_url())
         for placeholder, meant in STOOD_FOR.items():
@@ -199,7 +203,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory, bin_folder, forge) -> Path:
-    """A clone in which the world was trained and exported once, by the commands of `make release`."""
+    """A clone in which the world was trained once, by the commands of `make release`, and exported twice: FIRST, then what is current."""
     folder = tmp_path_factory.mktemp("clone")
     for name in CLONED:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -212,7 +216,9 @@ def demonstrated(tmp_path_factory, bin_folder, forge) -> Path:
     (venv / "activate").write_text(f'PATH="{bin_folder}:$PATH"\n')
     for ready in (".ready", ".ready-dev"):
         (folder / ".venv" / ready).touch()
-    Shell(folder, free_port(), bin_folder, forge).bash("make release")
+    shell = Shell(folder, free_port(), bin_folder, forge)
+    shell.bash("python train.py experiment=world_two_tower && python train.py experiment=world_ranker")
+    shell.bash(f"python export.py version={FIRST}\nmake release")
     return folder
 
 
