@@ -368,10 +368,9 @@ def rows(text: str) -> list[list[str]]:
     return [line for number, line in enumerate(cells) if number not in rules and number + 1 not in rules]
 
 
-@pytest.mark.parametrize(
-    ("table", "columns"), [("Events", EVENTS), ("Impressions", IMPRESSIONS), ("Items", ITEMS), ("Users", USERS)], ids=str
-)
-def test_the_tables_are_those_of_the_schema(table, columns):
+@pytest.mark.parametrize("table", ["Events", "Impressions", "Items", "Users"])
+def test_the_tables_are_those_of_the_schema(table):
+    columns = {"Events": EVENTS, "Impressions": IMPRESSIONS, "Items": ITEMS, "Users": USERS}[table]
     told = [row[:4] for row in rows(sections(ROOT / "docs" / "tables.md")[table])]
     assert told == [
         [f"`{name}`", f"`{column.dtype}`", "yes" if column.required else "", column.expected] for name, column in columns.items()
