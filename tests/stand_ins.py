@@ -1,6 +1,6 @@
-"""What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in a
-minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and what another
-test of this suite runs anyway is only resolved.
+"""What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in
+a minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and what
+another test of this suite runs anyway is only resolved.
 
     python tests/stand_ins.py python train.py experiment=world_two_tower
 
