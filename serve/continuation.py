@@ -18,11 +18,12 @@ from pathlib import Path
 
 import polars as pl
 
+from data.features import HOUR_MS
 from data.schema import EVENTS, IMPRESSIONS, ITEMS, check_table
 from serve.contract import LoggedSlate
 from serve.histories import StoreError
 from serve.manifest import write_whole
-from serve.store import EVENT_COLUMNS, Store
+from serve.store import EVENT_COLUMNS, Store, wall_clock_ms
 
 WRITTEN, TRAINED_TO = "written.json", "trained_to.json"
 EVENTS_AT_ONCE, SLATES_AT_ONCE, ITEMS_AT_ONCE = 1_000_000, 100_000, 1_000
@@ -52,6 +53,9 @@ def read(folder: Path) -> tuple[Reached, dict[str, int]] | None:
 def write(store: Store, folder: Path, since: Reached) -> tuple[Reached, dict[str, int]]:
     """Write what the store logged after `since` into `folder`: how far that was, and how many events, slates, draws and items.
 
+    An event or a slate dated more than an hour after now is left out and counted, as `of_the_future`: a log that ends in the year 9999 has
+    all popularity faded, and no last days to be tested on.
+
     Slates are read before events: one that was shown while we read comes with the next writing, and so may an event, but no slate
     stands here whose events had come when it was read, and lacks them.
 
@@ -61,25 +65,30 @@ def write(store: Store, folder: Path, since: Reached) -> tuple[Reached, dict[str
     folder.mkdir(parents=True, exist_ok=True)
     slates_to, items_to, events_to = since.slates, since.items, since.events
     posted: list[dict] = []
+    until, of_the_future = wall_clock_ms() + HOUR_MS, 0
     impressions, draws = [_frame([], IMPRESSIONS)], [pl.DataFrame(schema=DRAWS)]
     for chunk in _chunks(store.slates_since, since.slates, SLATES_AT_ONCE):
         slates_to = chunk[-1][0]
-        impressions.append(_frame([row for _, slate in chunk for row in _shown(slate)], IMPRESSIONS))
-        draws.append(pl.DataFrame([_draw(slate) for _, slate in chunk if slate.draw is not None], schema=DRAWS))
+        slates = [slate for _, slate in chunk if slate.timestamp <= until]
+        of_the_future += len(chunk) - len(slates)
+        impressions.append(_frame([row for slate in slates for row in _shown(slate)], IMPRESSIONS))
+        draws.append(pl.DataFrame([_draw(slate) for slate in slates if slate.draw is not None], schema=DRAWS))
     for chunk in _chunks(store.items_since, since.items, ITEMS_AT_ONCE):
         items_to = chunk[-1][0]
         posted += [_item(item_id, text) for _, item_id, text in chunk]
     events = [_frame([], EVENTS)]
     while len(told := store.events_since(events_to, limit=EVENTS_AT_ONCE)):
         events_to = told["sequence"][-1]
-        events.append(check_table(told.select(EVENT_COLUMNS), EVENTS, table="events", source="the store"))
+        past = told.filter(pl.col("timestamp") <= until)
+        of_the_future += len(told) - len(past)
+        events.append(check_table(past.select(EVENT_COLUMNS), EVENTS, table="events", source="the store"))
     tables = {
         "events": pl.concat(events), "impressions": pl.concat(impressions), "draws": pl.concat(draws), "items": _frame(posted, ITEMS),
     }  # fmt: skip
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
     reached = Reached(events_to, slates_to, items_to)
-    counts = {name: len(table) for name, table in tables.items()}
+    counts = {name: len(table) for name, table in tables.items()} | ({"of_the_future": of_the_future} if of_the_future else {})
     write_whole(folder / WRITTEN, json.dumps({"since": asdict(since), "reached": asdict(reached), "rows": counts}, indent=1))
     return reached, counts
 

@@ -41,7 +41,7 @@ def kept(root, user_id):
 def test_answers_lead_from_the_first_question_to_a_page_and_are_kept(door, root):
     code, out, _ = door("quiz", "--json", *CALM)
     first = json.loads(out)
-    assert (code, first["answers"], first["page"], first["kept"]) == (0, [], None, None)
+    assert (code, first["answers"], first["page"], first["kept"], len(first)) == (0, [], None, None, 4)
     known = first["question"]["item_id"]
     others = ",".join(f"i{row}={'like' if row % 2 else 'dislike'}" for row in range(20) if f"i{row}" != known)
     nine = ",".join(others.split(",")[:9])

@@ -4,6 +4,7 @@ leaves all as it was."""
 import fcntl
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_what_a_refreshed_release_has_read_is_no_news(there):
     assert told["steps"][0]["figures"]["new"]["events"] and not told["steps"][0]["figures"]["new"]["slates"]
     assert told["steps"][1]["figures"]["rows"]["events"] == 2, "every refresh continues the log of the models, not the refresh before it"
     assert "timeout_minutes" in told["why"]
+
+
+def test_what_is_dated_in_the_future_is_left_out_and_counted(there):
+    """One event of the year 9999 would end the log there, and fade all popularity."""
+    folder, store = there
+    happen(store)
+    hour, now = 3_600_000, time.time_ns() // 1_000_000
+    store.append([Event(f"l{days}", "u1", "i3", "click", now + days * 24 * hour) for days in (0, 2, 2_900_000)])
+    reached, counts = continuation.write(store, folder / "logs", Reached())
+    assert (reached.events, counts["events"], counts["of_the_future"]) == (4, 2, 2)
+    assert continuation.read(folder / "logs") == (reached, counts)
 
 
 def test_a_job_whose_release_is_current_goes_on_with_the_slates(there):
