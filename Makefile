@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # Put before every training command; empty means as the system is.
 TRAIN_ENV ?=
 
-.PHONY: help setup demo up test lint audit pictures format clean release
+.PHONY: help setup demo up test lint audit docs pictures format clean release
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +53,12 @@ audit: $(VENV)/.ready ## what is known against the packages installed (asks PyPI
 format: $(VENV)/.ready-dev ## let ruff format and mend
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/.ready-dev ## the site, into site/
+	$(VENV)/bin/mkdocs build --strict
+
+docs/pictures/mlflow.png: $(VENV)/.ready-dev ## MLflow comparing four runs, trained for the picture
+	$(PY) docs/mlflow_picture.py
 
 clean: ## remove the virtual environment and caches; runs and releases stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis

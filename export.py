@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.content import content_vectors
 from data.features import HOUR_MS, MOMENT, NUMBERS
-from data.log import Log
-from serve import contract, dpp, mmr, publication, release
+from data.log import Log, retold
+from data.readers import continued
+from serve import continuation, contract, dpp, mmr, publication, release
 from serve.cold_start import Quiz, draw_users, fit_quiz, passed_over, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
@@ -179,12 +180,17 @@ def main(cfg: DictConfig) -> None:
         )
     log = read_log(retrieval)
     saved.check_same_items(log)
+    trained_to = int(log.timestamp_E.max())
+    if cfg.logs:
+        log = retold(log, continued.read(log.split.tables, list(cfg.logs), forgotten=cfg.forgotten, liked_from=log.liked_from))
+        saved = saved.knowing(log)
     if cfg.promote not in PUBLISH:
         raise ValueError(f"promote={cfg.promote}: expected one of {', '.join(PUBLISH)}")
     root = Path(cfg.releases)
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
+        (staging / continuation.TRAINED_TO).write_text(json.dumps(trained_to))
         points = stage(cfg, staging, log, saved, retrieval, ranking, ranks)
         PUBLISH[cfg.promote](staging, root, cfg.version)
     finally:

@@ -12,7 +12,7 @@ from data.aggregates import item_clock
 from data.content import ContentRecipe, fit_content
 from data.features import DAY_MS, EVENT_TYPE_CODE, HOUR_MS, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
 from data.schema import Tables
-from data.split import TRAIN, Split
+from data.split import TRAIN, Split, undivided
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +149,34 @@ def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int
 
     `liked_from` is the rating from which on a rated item counts as liked.
     """
-    tables = split.tables
-    catalogue = read_catalogue(tables.items, fit_content(tables.items, text_width=text_width, tags=tags, seed=seed))
-    frame = split.events.with_row_index("order")
-    frame = _join_users(_join_propensity(frame, tables), tables).sort("order")
+    frame = _with_context(split)
     train = frame.filter(split.part == TRAIN)
     vocabulary = MomentVocabulary(*(Vocabulary.of(train[name].unique().to_list()) for name in ("device", "region", "subscription_tier")))
-    user_ids = pl.concat([frame["user_id"], tables.impressions["user_id"]]).unique().sort()  # the order of split.events
+    recipe = fit_content(split.tables.items, text_width=text_width, tags=tags, seed=seed)
+    prior_rating = float(train["rating"].cast(pl.Float64).mean() or 0.0)
+    return _arrays(split, frame, recipe, vocabulary, liked_from=liked_from, prior_rating=prior_rating)
+
+
+def retold(log: Log, tables: Tables) -> Log:
+    """Other tables as a log, in the words of `log`: by its content recipe, its vocabularies and its prior rating, which are what a model
+    knows that was trained on it. Nothing is held out."""
+    split = undivided(tables)
+    return _arrays(
+        split, _with_context(split), log.catalogue.recipe, log.vocabulary, liked_from=log.liked_from, prior_rating=log.prior_rating
+    )  # fmt: skip
+
+
+def _with_context(split: Split) -> pl.DataFrame:
+    """The events of a split, in its order, with the propensity they were shown with and what is known of their users."""
+    frame = split.events.with_row_index("order")
+    return _join_users(_join_propensity(frame, split.tables), split.tables).sort("order")
+
+
+def _arrays(
+    split: Split, frame: pl.DataFrame, recipe: ContentRecipe, vocabulary: MomentVocabulary, *, liked_from: float, prior_rating: float
+) -> Log:
+    catalogue = read_catalogue(split.tables.items, recipe)
+    user_ids = pl.concat([frame["user_id"], split.tables.impressions["user_id"]]).unique().sort()  # the order of split.events
     rows = pl.DataFrame({"user_id": user_ids}).with_row_index("row")
     user_row_E = frame.join(rows, on="user_id", maintain_order="left")["row"].cast(pl.Int64).to_numpy(writable=True)
     item_row = dict(zip(catalogue.item_ids, range(len(catalogue.item_ids)), strict=True))
@@ -180,7 +201,7 @@ def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int
         vocabulary=vocabulary,
         catalogue=catalogue,
         liked_from=liked_from,
-        prior_rating=float(train["rating"].cast(pl.Float64).mean() or 0.0),
+        prior_rating=prior_rating,
         split=split,
     )  # fmt: skip
 

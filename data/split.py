@@ -206,6 +206,12 @@ def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0)
     return _split(tables, events.select(*tables.events.columns, part=part), cut_ms=None, ordered=False)
 
 
+def undivided(tables: Tables) -> Split:
+    """All events in the training part: of a log that is told to a model that has learned already."""
+    events = tables.events.sort(ORDER, maintain_order=True).with_columns(part=pl.lit(TRAIN, pl.Int8))
+    return _split(tables, events, cut_ms=None, ordered=True)
+
+
 def _split(tables: Tables, events: pl.DataFrame, *, cut_ms: Cut | None, ordered: bool) -> Split:
     """Count each part: its events, its users, and how many of those (and of the items) stand in train as well."""
     report = {"users": events["user_id"].n_unique()}

@@ -146,6 +146,21 @@ install_redis_server() {
     command -v redis-server >/dev/null || apt_install "redis-server, which the tests start, is" redis-server
 }
 
+# The tests ask real ones whether alerts and dashboard are right. Unpacked rather than installed: apt would start it as a service.
+install_prometheus() {
+    local folder
+    if command -v promtool >/dev/null || [ -x "$VENV/bin/promtool" ]; then return; fi
+    command -v apt-get >/dev/null || die "prometheus, which the tests start, is missing, and there is no apt-get here. Put it on PATH"
+    say "prometheus, into $VENV"
+    folder=$(mktemp -d)
+    (cd "$folder" && { apt-get download -qq prometheus >/dev/null 2>&1 || { apt_refresh && apt-get download -qq prometheus >/dev/null; }; })
+    dpkg-deb -x "$folder"/prometheus_*.deb "$folder/unpacked"
+    install -m 755 "$folder"/unpacked/usr/bin/prometheus "$folder"/unpacked/usr/bin/promtool "$VENV/bin/"
+    rm -rf "$folder"
+}
+
+apt_refresh() { if [ "$(id -u)" -eq 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi; }
+
 # The tests of the page look at it in a real browser.
 install_chromium() {
     command -v chromium >/dev/null || apt_install "chromium, in which the tests look at the page, is" chromium
@@ -163,5 +178,5 @@ make_environment
 install_torch
 install_packages "$@"
 install_triton
-case " $* " in *" dev "*) install_redis_server; install_chromium ;; esac
+case " $* " in *" dev "*) install_redis_server; install_prometheus; install_chromium ;; esac
 say "ready: $("$VENV/bin/python3" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)')"

@@ -6,6 +6,9 @@
                               epsilon, slots, pool, drawn
 <folder>/items.parquet        ITEMS, what was posted
 <folder>/written.json         how far each log was read, and how many rows that were; written last
+
+A release's own trained_to.json holds the time of the last event its models were trained and tested on, ms UTC: a release may be made of a
+longer log.
 """
 
 import json
@@ -21,7 +24,7 @@ from serve.histories import StoreError
 from serve.manifest import write_whole
 from serve.store import EVENT_COLUMNS, Store
 
-WRITTEN = "written.json"
+WRITTEN, TRAINED_TO = "written.json", "trained_to.json"
 EVENTS_AT_ONCE, SLATES_AT_ONCE, ITEMS_AT_ONCE = 1_000_000, 100_000, 1_000
 DRAWS = {
     "request_id": pl.String, "user_id": pl.String, "timestamp": pl.Int64, "device": pl.String, "region": pl.String, "arm": pl.String,
@@ -79,6 +82,14 @@ def write(store: Store, folder: Path, since: Reached) -> tuple[Reached, dict[str
     counts = {name: len(table) for name, table in tables.items()}
     write_whole(folder / WRITTEN, json.dumps({"since": asdict(since), "reached": asdict(reached), "rows": counts}, indent=1))
     return reached, counts
+
+
+def trained_to(release: Path) -> int:
+    """When the last event was, ms UTC, that a release's models know of; 0 where there was none."""
+    if (release / TRAINED_TO).is_file():
+        return int(json.loads((release / TRAINED_TO).read_bytes()))
+    # a release of an earlier version of this program, which was made of no later log than its models
+    return pl.scan_parquet(release / "histories.parquet").select(pl.col("timestamp").list.max().max()).collect().item() or 0
 
 
 def _chunks(read, since: int, limit: int) -> Iterator[list[tuple]]:

@@ -151,7 +151,8 @@ class LoggedSlate:
 @dataclass(frozen=True, slots=True)
 class Slate:
     """The answer, in the order in which the page is read. `answered_by` says how it was made: personalised, precomputed, popular (nobody
-    in particular) or a fallback's name. `draw` says where chance entered; its slots are places of `recommendations`."""
+    in particular) or a fallback's name. `draw` says where chance entered; its slots are places of `recommendations`. `proposed` counts the
+    candidates of each source; `why_live` says why a precomputed slate would not do, None where nobody asked whether it would, or it did."""
 
     request_id: str
     recommendations: tuple[Recommendation, ...]
@@ -161,6 +162,8 @@ class Slate:
     stage_ms: dict[str, float]
     dropped: dict[str, int]
     draw: Draw | None = None
+    proposed: Mapping[str, int] = field(default_factory=dict)
+    why_live: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ SOURCES_OF = {
     "continue": ("begun", "collaborative", "because", "popular"),
     "search-empty": ("trending", "popular", "editorial"),
 }
-NEED_QUERY = ("collaborative",)  # the others may look while the user tower is asked
+NEED_QUERY = ("collaborative",)  # and sources of one's own: the others may look while the user tower is asked
 NOBODY = ("trending", "popular", "editorial", "explore")  # asks for no history
 
 

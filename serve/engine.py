@@ -14,8 +14,10 @@ from serve.fleet import CHALLENGER, CHAMPION, Fleet
 from serve.gauges import Gauges
 from serve.limits import InvalidRequest, check, check_count, check_id
 from serve.served import Remembered, Served
+from serve.shown import Shown
 from serve.slate_log import SlateLog
 from serve.store import Store, StoreError
+from serve.vitals import Vitals, of_arm
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,6 +37,8 @@ class Engine:
 
     def __init__(self, store: Store, fleet: Fleet, gauges: Gauges, now_ms: Callable[[], int]) -> None:
         self.store, self.fleet, self.gauges, self.now_ms = store, fleet, gauges, now_ms
+        self.shown = Shown()
+        gauges.asking(lambda: gauges.stands(self.vitals()))
         self._log = SlateLog(store, dropped=lambda count: gauges.lost("slates not logged", count))
 
     def recommend(self, request: Request) -> tuple[Slate, str]:
@@ -45,6 +49,8 @@ class Engine:
         """
         with self.fleet.lease(request.user_id) as (arm, served):
             slate = served.recommend(request)
+            if isinstance(served, Served):
+                self.shown.tell(served.recommender.release, [one.item_id for one in slate.recommendations])
         self.gauges.answered(slate, arm)
         self._log.put(slate_log.logged(request, slate, arm))
         return slate, arm
@@ -120,7 +126,10 @@ class Engine:
         told = events.parse(body, self.now_ms())
         with self._champion() as served:
             receipt = caught_up(served, lambda: events.record(told, served.recommender.release, self.store))
-        self.gauges.received(receipt.stored, receipt.repeated)
+            if receipt.stored:
+                served.live.stored()
+        now, whole = self.now_ms(), not receipt.repeated  # which of a batch are new is not told, so only one of new events has lags
+        self.gauges.received(receipt.stored, receipt.repeated, [(now - one.timestamp) / 1000 for one in told if whole])
         return receipt
 
     def post_items(self, body: bytes) -> new_items.Receipt:
@@ -185,6 +194,15 @@ class Engine:
         for part, said in parts.items():
             self.gauges.part(part, said == "ready")
         return all(said == "ready" for said in parts.values()), {"model_version": version, "parts": parts}
+
+    def vitals(self) -> Vitals:
+        """How things stand. Waits for nothing but a lock."""
+        serving = [one for one in self.fleet.status().arms if one.serving is not None]  # before the champion is leased below
+        arms = tuple(of_arm(one, self.fleet.root, self.shown, self.now_ms()) for one in serving)
+        with self.fleet.champion() as served:
+            if not isinstance(served, Served):
+                return Vitals(arms, 0, self._log.waiting, None)
+            return Vitals(arms, served.recommender.turns.waiting, self._log.waiting, served.live.age_s)
 
     def close(self) -> None:
         """Write what is still to be logged, then take everything down."""

@@ -36,7 +36,8 @@ Open = Callable[[str], tuple[T, Callable[[], None]]]
 @dataclass(frozen=True, slots=True)
 class ArmStatus:
     """One arm: `wanted` is what its link names (None: no link, or none that can be read), `serving` what answers, `leases` the requests
-    it is answering now, `error` why the two differ, `retry_in_s` when it is tried again unless the link moves first."""
+    it is answering now, `error` why the two differ, `retry_in_s` when it is tried again unless the link moves first; `opened_at` is when
+    what it serves was seen to answer as at export (ms UTC)."""
 
     arm: str
     wanted: str | None
@@ -44,6 +45,7 @@ class ArmStatus:
     leases: int
     error: str | None
     retry_in_s: float | None
+    opened_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class _Berth(Generic[T]):
 
     def __init__(self, version: str, recommender: T, close: Callable[[], None]) -> None:
         self.version, self.recommender, self.close = version, recommender, close
-        self.leases, self.close_by_s = 0, 0.0
+        self.leases, self.close_by_s, self.opened_at = 0, 0.0, time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Fleet(Generic[T]):
         if not set(shares) <= {CHAMPION, CHALLENGER}:
             raise ValueError(f"shares are of {', '.join(shares)}; expected {CHAMPION} and {CHALLENGER}")
         arm("", salt, shares)  # raises where they are none
-        self._root, self._open, self._salt, self._shares = Path(root), open_release, salt, dict(shares)
+        self.root, self._open, self._salt, self._shares = Path(root), open_release, salt, dict(shares)
         self._retry_s, self._drain_s, self._last_resort = retry_s, drain_s, last_resort
         self._lock = threading.Lock()  # of the tables below; never held while something is opened or closed
         self._loaded: dict[str, _Berth[T]] = {}
@@ -108,7 +110,7 @@ class Fleet(Generic[T]):
         try:
             self._yard.submit(self._first).result()
         except BaseException:
-            self._yard.shutdown()
+            self.close()  # Ctrl-C may come while a release is being opened: what was opened is closed
             raise
 
     @contextmanager
@@ -195,7 +197,8 @@ class Fleet(Generic[T]):
                 berth, failed, wanted = self._loaded.get(name), self._failed.get(name), self._wanted.get(name)
                 if berth or failed or wanted:
                     error, retry = (failed.message, max(failed.retry_at_s - now, 0.0)) if failed else (None, None)
-                    arms.append(ArmStatus(name, wanted, berth and berth.version, berth.leases if berth else 0, error, retry))
+                    serving, leases, since = (berth.version, berth.leases, berth.opened_at) if berth else (None, 0, None)
+                    arms.append(ArmStatus(name, wanted, serving, leases, error, retry, since))
             return FleetStatus(tuple(arms), tuple(berth.version for berth in self._retiring), self._watch_error)
 
     def close(self) -> None:
@@ -204,7 +207,7 @@ class Fleet(Generic[T]):
         self._yard.shutdown()
 
     def _first(self) -> None:
-        versions = publication.line(self._root)
+        versions = publication.line(self.root)
         errors = []
         for version in versions:
             try:
@@ -222,12 +225,12 @@ class Fleet(Generic[T]):
         if errors:
             self._fail(CHAMPION, versions[0], errors[0])
             logger.error("release %s is served in place of %s", version, versions[0])
-        self._refresh_arm(CHALLENGER, lambda: publication.challenger(self._root))
+        self._refresh_arm(CHALLENGER, lambda: publication.challenger(self.root))
 
     def _refresh(self) -> None:
         self._sweep()
-        self._refresh_arm(CHAMPION, lambda: publication.line(self._root)[0])
-        self._refresh_arm(CHALLENGER, lambda: publication.challenger(self._root))
+        self._refresh_arm(CHAMPION, lambda: publication.line(self.root)[0])
+        self._refresh_arm(CHALLENGER, lambda: publication.challenger(self.root))
         self._sweep()
 
     def _refresh_arm(self, name: str, read: Callable[[], str | None]) -> None:

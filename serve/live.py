@@ -25,6 +25,7 @@ PERIOD_S = 1.0
 BUSY = 0.2  # of its time the thread may take at most: a large catalogue is ranked less often, and requests keep the processor
 EVENTS_AT_ONCE, SLATES_AT_ONCE = 100_000, 10_000
 WAITING = 10_000  # events of items not known yet that are kept until they are
+STORED = 10_000  # times of storing that are kept until what was stored is counted
 
 
 def wall_ms() -> int:
@@ -50,9 +51,10 @@ class Live:
         liked_from: float,
         now_ms: Callable[[], int] = wall_ms,
         period_s: float = PERIOD_S,
+        known: Callable[[float], None] = lambda _: None,
     ) -> None:
         """`tops` are the release's; `rows` gives item rows, −1 for an unknown id; `users` says where a user is at home; `now_ms` is the
-        clock by which an event from the future counts as just now."""
+        clock by which an event from the future counts as just now; `known` is told how many seconds passed from `stored` to counted."""
         self.failures, self.failing, self.unknown, self.early = 0, False, 0, 0
         self._tops, self._trends, self._store = tops, tops.trends, store
         self._rows, self._home, self._liked_from = rows, users.select("user_id", "region"), liked_from
@@ -60,6 +62,8 @@ class Live:
         self._event, self._slate = 0, 0  # the numbers of the last ones read
         self._posted: deque[tuple[np.ndarray, int]] = deque()
         self._waiting: pl.DataFrame | None = None
+        self._known, self._caught_up = known, time.monotonic()
+        self._stored: deque[float] = deque(maxlen=STORED)
         self._turn, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live-counts", daemon=True)
 
@@ -89,10 +93,20 @@ class Live:
         """
         self._posted.append((np.asarray(item_row_P, np.int64), posted_at))
 
+    def stored(self) -> None:
+        """Events have just been stored, which a poll from now on will count. Never waits."""
+        self._stored.append(time.monotonic())
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since all that was stored had been counted."""
+        return time.monotonic() - self._caught_up
+
     def poll(self) -> None:
         """Read all that is new and rank what it changed. What the thread does once a period; where none runs, whoever calls."""
         with self._turn:
             self._take_posted()
+            began = time.monotonic()
             try:
                 self._read_events()
                 self._read_slates()
@@ -107,6 +121,14 @@ class Live:
                 self.failing = False
             if self._trends is not self._tops.trends:
                 self._tops = self._tops.after(self._trends)
+            if not self.failing:
+                self._caught_up_with(began)
+
+    def _caught_up_with(self, began: float) -> None:
+        """What was stored before `began` is counted by now."""
+        self._caught_up = began
+        while self._stored and self._stored[0] <= began:
+            self._known(time.monotonic() - self._stored.popleft())
 
     def _follow(self) -> None:
         pause_s = self._period_s

@@ -29,6 +29,11 @@ class ReleaseError(Exception):
         super().__init__(f"release {release}: {file} {what}; {remedy}")
         self.release, self.file = str(release), file
 
+    @property
+    def plain(self) -> str:
+        """The message for whoever asks from afar: it names the release and not where it lies."""
+        return str(self).replace(self.release, Path(self.release).name) + "."
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -69,6 +69,11 @@ class Panel:
         """The sources there are, in the order of their bits."""
         return tuple(self._sources)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Those of them that are none of the usual ones."""
+        return tuple(name for name in self._sources if name not in BUDGETS)
+
     def source(self, name: str) -> Source:
         """The source of this name."""
         return self._sources[name]
@@ -126,6 +131,11 @@ class Panel:
     def proposed_by(self, candidates: Candidates, name: str) -> np.ndarray:
         """Which candidates the source `name` proposed: bool (K)."""
         return candidates.source_K >> self._bit[name] & 1 == 1
+
+    def counts(self, candidates: Candidates) -> dict[str, int]:
+        """How many candidates each source proposed, of those that proposed any."""
+        found = ((name, int(self.proposed_by(candidates, name).sum())) for name in self._bit)
+        return {name: count for name, count in found if count}
 
     def close(self) -> None:
         """Take no more work. Threads of a source that hangs are left to end by themselves."""

@@ -20,6 +20,11 @@ from pathlib import Path
 
 from serve.manifest import MANIFEST, ReleaseError, flush, verify, write_whole
 
+
+class NoSuchRelease(ReleaseError):
+    """Nothing of this name was published here."""
+
+
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CURRENT, CHALLENGER, PROMOTIONS = "current", "challenger", "promotions.json"
 
@@ -141,6 +146,11 @@ def line(root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def current_name(root: Path) -> str | None:
+    """The version that `current` names, whether or not it is there; None where nothing was published."""
+    return os.readlink(Path(root) / CURRENT) if (Path(root) / CURRENT).is_symlink() else None
+
+
 def current(root: Path) -> str:
     """The version that is served.
 
@@ -154,6 +164,19 @@ def current(root: Path) -> str:
             root, CURRENT, f"is {version!r}, which is not there any more", "publish another, or `python -m serve release rollback`"
         )
     return version
+
+
+def published(root: Path, version: str) -> Path:
+    """The folder of a release, by a name that anybody may have sent.
+
+    Raises:
+        NoSuchRelease: there is none, whole or not, of this name.
+        ReleaseError: it is no name of a release; no path was made of it.
+    """
+    path = _named(Path(root), version)
+    if version not in versions(root):
+        raise NoSuchRelease(version, MANIFEST, "is not there: no release of this name was published here", "list what was")
+    return path
 
 
 def versions(root: Path) -> tuple[str, ...]:

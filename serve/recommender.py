@@ -124,9 +124,10 @@ class Recommender:
                 logger.warning("request %s answered without the user's history: %s", request.request_id, error)
                 tally.drop({slates.NO_HISTORY: 1})
                 known = Known(NOTHING, UserFields())
-        if precompute.why_live(self.policy.ahead, request, known, self.release.manifest.version) is None:
+        why_live = precompute.why_live(self.policy.ahead, request, known, self.release.manifest.version)
+        if why_live is None:
             return slates.precomputed(self, request, known, tally, "precomputed")
-        return self.answer(request, known, tally)
+        return replace(self.answer(request, known, tally), why_live=why_live)
 
     def answer(self, request: Request, known: Known, tally: Tally | None = None) -> Slate:
         """`recommend`, made now, for a user of whom exactly this is known: unless a source is late, the same request gets the same
@@ -153,15 +154,17 @@ class Recommender:
         scorer, who = self.scorer.until(tally.deadline), self.person(request, known, tally)
         names, share_of = self.asked(request, who, len(known.answers))
         with tally.stage("user_tower"):  # sources that need no query look for candidates meanwhile
-            begun = self.panel.begin([name for name in names if name not in NEED_QUERY], self.ask(request, who, None), share_of)
+            need_query = (*NEED_QUERY, *self.panel.own)
+            begun = self.panel.begin([name for name in names if name not in need_query], self.ask(request, who, None), share_of)
             history = pack(who, self.release.manifest.history_length)
             query_BD = scorer.query(history, who.moment_BC, who.taste_D)
             self.on_query(query_BD)
             meanwhile(who)
         with tally.stage("sources"):
-            asked = self.panel.begin([name for name in names if name in NEED_QUERY], self.ask(request, who, query_BD), share_of)
+            asked = self.panel.begin([name for name in names if name in need_query], self.ask(request, who, query_BD), share_of)
             proposed, missing, cut = self.panel.gather(begun, asked)
             tally.drop({"candidates beyond the limit": cut})
+            tally.proposed.update(self.panel.counts(proposed))
         with tally.stage("filters"):
             stays = self.stays(request, known, who, proposed)
             candidates, dropped = filters.keep(proposed, stays)
@@ -225,8 +228,10 @@ class Recommender:
         return replace(who, now=max(who.now, self.last_hour * HOUR_MS), taste_D=taste_D)
 
     def asked(self, request: Request, who: Person, answered: int) -> tuple[tuple[str, ...], Mapping[str, float]]:
-        """Which sources are asked, and what share of its budget each may spend: the fewer events, the less is left to collaboration."""
+        """Which sources are asked, and what share of its budget each may spend: the fewer events, the less is left to collaboration.
+        Sources of one's own are asked for every homepage."""
         names = NOBODY if who.nobody and request.context == "homepage" else SOURCES_OF[request.context]
+        names += self.panel.own if request.context == "homepage" else ()
         told = len(who.item_row_E) + answered  # an answer of the quiz says as much as an event
         return names, shares(told) if request.context == "homepage" and not who.nobody else {}
 

@@ -24,6 +24,7 @@ from serve.limits import check
 from serve.live import Live
 from serve.manifest import ReleaseError
 from serve.new_items import NewItems
+from serve.own_sources import own
 from serve.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings
@@ -103,15 +104,17 @@ def opened(chosen: Settings, store: Store, gauges: Gauges, clock: Clock) -> Call
             clock.log_ended(tops.trends.last_hour)
             live = Live(
                 tops, store, rows=release.catalogue.rows, users=release.users, liked_from=release.manifest.liked_from,
-                now_ms=clock.now_ms,
+                now_ms=clock.now_ms, known=gauges.known,
             )  # fmt: skip
             judge = Judge(release, share=chosen.judged, tell=gauges.found)
             stack.callback(judge.close)
             recommender = Recommender.verified(
-                release, client, store=store, budgets=chosen.sources, policy=_policy(chosen),
-                sources=usual(release, chosen.editorial, live.tops), on_query=judge.offer,
+                release, client, store=store, policy=_policy(chosen), on_query=judge.offer,
+                budgets=chosen.sources | {name: one.budget for name, one in chosen.own_sources.items()},
+                sources=(*usual(release, chosen.editorial, live.tops), *own(chosen.own_sources, release)),
             )  # fmt: skip
             stack.callback(recommender.close)
+            gauges.sources(recommender.panel.names)
             posted = NewItems(release, client, store, added=live.add_items)
             stack.callback(posted.close)
             posted.start()

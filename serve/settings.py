@@ -1,14 +1,15 @@
 """conf/serve.yaml, read into what it means: an unknown key or a value that cannot be is an error that names the key."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import hydra
 import limits
+from hydra.utils import get_object
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from serve import precompute
 from serve.ab import arm
@@ -62,6 +63,28 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSource:
+    """A source of one's own: what it may cost, and what it is made by, `_target_` and its arguments."""
+
+    candidates: Annotated[int, Positive]
+    timeout_ms: Annotated[float, Positive]
+    made_by: dict[str, object]
+
+    @property
+    def budget(self) -> Budget:
+        """What it may cost."""
+        return Budget(self.candidates, self.timeout_ms)
+
+
+def _parted(told: object) -> object:
+    """What stands in the file side by side: the budget, and what makes the source."""
+    if not isinstance(told, Mapping):
+        return told
+    costs = ("candidates", "timeout_ms")
+    return {key: told[key] for key in costs if key in told} | {"made_by": {key: told[key] for key in told if key not in costs}}
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The file, field by field; what each means stands there."""
 
@@ -80,6 +103,7 @@ class Settings:
     log: Literal["text", "json"]
     triton: Triton
     sources: dict[str, Budget]
+    own_sources: dict[str, Annotated[OwnSource, BeforeValidator(_parted)]]
     rules: Rules
     precomputed: precompute.Rule
     arms: Arms
@@ -113,5 +137,21 @@ def settings(overrides: Sequence[str]) -> Settings:
         if not (budget.candidates > 0 and budget.timeout_ms > 0):
             raise SettingsError(f"sources.{name}={budget}: both should be greater than 0")
     if set(chosen.sources) != set(BUDGETS):
-        raise SettingsError(f"sources: expected exactly {', '.join(BUDGETS)}")
+        raise SettingsError(f"sources: expected exactly {', '.join(BUDGETS)}; one of your own belongs to own_sources")
+    for name, own in chosen.own_sources.items():
+        _check_own(name, own)
     return chosen
+
+
+def _check_own(name: str, own: OwnSource) -> None:
+    key, target = f"own_sources.{name}", own.made_by.get("_target_")
+    if name in BUDGETS:
+        raise SettingsError(f"{key}: {name} is the name of one of the usual sources; choose another")
+    if not isinstance(target, str):
+        raise SettingsError(f"{key}: expected _target_, the path of a class such as my_module.MySource")
+    try:
+        made = get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"{key}._target_={target}: {error}") from error
+    if not callable(made):
+        raise SettingsError(f"{key}._target_={target}: expected a class, or what makes a source")

@@ -66,6 +66,11 @@ class SlateLog:
         self._thread = threading.Thread(target=self._run, name="slate-log", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """How many slates wait in the queue; up to `AT_ONCE` more are being written."""
+        return self._waiting.qsize()
+
     def put(self, slate: LoggedSlate) -> None:
         """Have it written, soon. Never waits."""
         try:

@@ -71,7 +71,7 @@ def slate(
     catalogue, version = recommender.release.catalogue, recommender.release.manifest.version
     genres_N = catalogue.frame["genres"].gather(catalogue.rows([one.item_id for one in told])).to_list()
     paged = tuple(replace(told[place], genres=tuple(genres_N[place] or ())) for place in order_N)
-    return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn)
+    return Slate(request.request_id, paged, version, answered_by, tally.elapsed_ms, tally.stage_ms, tally.dropped, drawn, tally.proposed)
 
 
 def said(

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Stage by stage in ms, and what was lost, reason by reason. Models are waited for until `within_ms` after the start."""
+    """Stage by stage in ms, what was lost, reason by reason, and how many candidates each source proposed. Models are waited for until
+    `within_ms` after the start."""
 
     within_ms: float = math.inf
     stage_ms: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    proposed: dict[str, int] = field(default_factory=dict)
     start: float = field(default_factory=time.monotonic)
 
     @property

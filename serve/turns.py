@@ -23,6 +23,11 @@ class Turns:
             raise ValueError(f"at_once is {at_once}; expected at least 1")
         self._free, self._waiting, self._lock = at_once, deque(), threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._waiting)
+
     @contextmanager
     def turn(self, tally: Tally) -> Iterator[None]:
         """Hold a turn for as long as the block lasts; the time until it came is the tally's stage "waiting".

@@ -11,6 +11,8 @@ import pytest
 
 from serve import local_triton
 from serve.triton import Client
+from tests.consoles import Watched
+from tests.consoles import watched as watched_server
 from tests.stores import RedisServer
 
 
@@ -44,3 +46,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """Where a store may be opened that holds nothing yet: one test, each kind of store."""
     return tmp_path / "store.db" if request.param == "sqlite" else request.getfixturevalue("redis_server").emptied()
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A whole server over three releases, for all who look at its console or its metrics: leave v2 current."""
+    with watched_server(tmp_path_factory.mktemp("watched")) as server:
+        yield server

@@ -7,7 +7,9 @@ from pathlib import Path
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from serve.__main__ import COMMANDS, parser
+from serve import command_line
+from serve.commands.jobs import serve_words
+from serve.refresh import refreshing
 from serve.retraining import retraining
 from serve.settings import settings
 
@@ -50,14 +52,12 @@ def last(instructions, name):
 def accepted(words):
     """The settings of `python -m serve <words>`, read as serving reads them."""
     words = words[2:] if words[:2] == ["-m", "serve"] else words
-    if words[0] not in COMMANDS and words[0] == "refresh":  # until it is there
-        return None
-    known, rest = parser().parse_known_args(words)
-    overrides = [*known.overrides, *rest]
-    assert all("=" in one for one in overrides), overrides
+    known = command_line.read(words)
     if known.command == "retrain":
-        retraining([one for one in overrides if not one.startswith("store=")])
-    return settings(overrides)
+        retraining([one for one in known.overrides if not one.startswith("store=")])
+    if known.command == "refresh":
+        refreshing([one for one in known.overrides if not one.startswith(("store=", "triton.", "access."))])
+    return settings(serve_words(known.command, known.overrides))
 
 
 def compose(name="compose.yaml"):

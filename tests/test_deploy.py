@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serve import local_triton
-from serve.commands import DRAIN_S
+from serve.commands.listening import DRAIN_S
 from serve.redis_store import RedisStore
 from serve.settings import CONF
 from serve.store import StoreError

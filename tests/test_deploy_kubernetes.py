@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serve.commands import DRAIN_S
+from serve.commands.listening import DRAIN_S
 from serve.gauges import Gauges
 from serve.settings import CONF, settings
 from tests.deployment import BASE, KUBERNETES, PROJECT, accepted, containers, kustomization, objects, pods

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from data.content import read_recipe, write_recipe
 from data.features import HOUR_MS
+from serve import continuation
 from serve.contract import MAX_BATCH
 from serve.mmr import mmr
 from serve.release import Release
@@ -327,3 +328,46 @@ def test_the_hour_of_the_log_end_is_after_every_event(trained):
     golden = json.loads((trained / "releases" / "first" / "golden.json").read_text())
     newest = histories["timestamp"].list.max().max()
     assert 0 < golden[0]["request"]["timestamp"] - newest <= HOUR_MS and MAX_BATCH
+
+
+def test_an_hour_later_a_release_of_the_same_models_knows_what_was_posted_and_the_server_follows(trained, served):
+    """python -m serve refresh: a film posted and watched before it stands in the sealed catalogue, the histories and the counts."""
+    first = Release.open(trained / "releases" / "first")
+    assert os.readlink(trained / "releases" / "current") == "first"
+    known = {name: value for name, value in first.catalogue.frame.row(3, named=True).items() if value is not None}
+    ask(served, "/v1/items", json.loads(json.dumps(known | {"item_id": "late film", "title": "A late film"}, default=str)))
+    watchers = busiest(first)["user_id"].head(3).to_list()
+    events = [{"event_id": f"late-{user}", "user_id": user, "item_id": "late film", "event_type": "complete"} for user in watchers]
+    assert ask(served, "/v1/events", events)["stored"] == 3
+    words = ["time=log-end", "deadline_ms=20000", *PLAIN, "nice=0", "export=['golden_requests=2','frontier_requests=2']"]
+    told = json.loads(run(trained, "-m", "serve", "refresh", "--json", "--stamp", "hourly", *words).stdout)
+    assert (told["verdict"], os.readlink(trained / "releases" / "current")) == ("refreshed", "hourly")
+    assert [step["step"] for step in told["steps"]] == ["release", "logs", "export", "publish", "slates"]
+    assert told["steps"][4]["figures"]["users"] >= 150
+
+    hourly = Release.open(trained / "releases" / "hourly")
+    row, count = hourly.catalogue.row_of["late film"], first.manifest.item_count
+    assert count <= row < hourly.catalogue.sealed_count == hourly.manifest.item_count and hourly.manifest.runs == first.manifest.runs
+    assert hourly.catalogue.item_ids[:count] == first.catalogue.item_ids[:count]
+    taste = first.items.shape[1] - len(json.loads(Path(trained / "models/world_two_tower/meaning.json").read_text())["half_lives_days"])
+    assert np.array_equal(hourly.items[:count, :taste], first.items[:count, :taste])  # what was learnt of an item follows its id
+    lone = torch.jit.load(str((trained / "models" / "world_two_tower").resolve() / "item_tower.pt"))
+    with torch.no_grad():
+        made = lone(torch.as_tensor(hourly.recipe.features(hourly.catalogue.frame[row : row + 1])))[0].numpy()
+    np.testing.assert_allclose(hourly.items[row, :taste].astype(np.float32), made[:taste].astype(np.float32), atol=2e-3)
+    did = pl.read_parquet(hourly.path / "histories.parquet").filter(pl.col("user_id").is_in(watchers))["item_id"]
+    assert all(items.to_list()[-1] == "late film" for items in did)
+    after = json.loads((hourly.path / "trends.json").read_text())["log_end"] // HOUR_MS + 1
+    assert hourly.clock.before(np.array([row]), after)[0] > 2.9  # three completions, just now
+    assert continuation.trained_to(hourly.path) == continuation.trained_to(first.path) < after * HOUR_MS
+
+    deadline = time.monotonic() + 60
+    while (answer := ask(served, f"/v1/recommendations?user_id={watchers[0]}&count=20"))["model_version"] != "hourly":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    ids = [item["item_id"] for item in answer["recommendations"]]
+    assert answer["answered_by"] == "personalised" and len(set(ids)) == 20 and "late film" not in ids
+    assert "late film" in [item["item_id"] for item in ask(served, f"/v1/items/{known['item_id']}/similar?count=159")["recommendations"]]
+    with pytest.raises(urllib.error.HTTPError, match="409"):
+        ask(served, "/v1/items", {"item_id": "late film", "title": "It is sealed"})
+    run(trained, "-m", "serve", "release", "rollback")

@@ -191,8 +191,8 @@ def test_the_page_comes_whole_from_this_server_and_writes_no_html(http):
     assert "default-src 'self'" in page.headers["content-security-policy"]
     for address in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
         assert http.get(address).status_code == 200
-    for file in WEB.iterdir():
-        text = file.read_text()
+    for file in (*WEB.glob("*.html"), *WEB.glob("*.js"), *WEB.glob("*.css")):
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
         assert not re.search(r"https?:|//[a-z]|innerHTML|insertAdjacentHTML|document\.write|\beval\b| on[a-z]+=\"", text), file
 
 

@@ -11,35 +11,29 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from serve.__main__ import main
+from serve import command_line
 from serve.clock import Clock
-from serve.publication import publish
-from tests.releases import write_release
+from serve.commands import COMMANDS
+from serve.commands.telling import add, table, tell
+from serve.manifest import seal
+from tests.doors import door as opened
+from tests.doors import releases
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def root(tmp_path):
-    for version in ("v1", "v2"):
-        publish(
-            write_release(tmp_path / "releases" / f".staging-{version}", items=30, room=5, version=version), tmp_path / "releases", version
-        )
-    return tmp_path
+    return releases(tmp_path, "v1", "v2")
 
 
 @pytest.fixture
 def door(root, monkeypatch, capsys):
-    """Runs a command line in this process: (exit code, stdout, stderr)."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["serve", *words, f"releases={root / 'releases'}", f"state={root / 'state'}"])
-        code = main()
-        return code, *capsys.readouterr()
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    with opened(root, monkeypatch, capsys) as run:
+        yield run
 
 
 def servers_of(folder: Path) -> list[str]:
@@ -118,8 +112,17 @@ def test_releases_are_listed_and_taken_back(door):
         (2, ("up", "rules.caps.director=3"), "director"),
         (2, ("up", "+rules.caps.director=3"), "there is no 'director'"),
         (2, ("recommend", "--user", "u1", "--lambda", "2"), "lambda must be"),
-        (2, ("release", "promote"), "--version belongs to promote"),
-        (1, ("release", "challenge", "--version", "v9"), "v9"),
+        (2, ("nonsense",), "invalid choice: 'nonsense'"),
+        (2, ("recommend",), "--user"),
+        (2, ("recommend", "--user", "u1", "--cuont", "3"), "--cuont"),
+        (2, ("recommend", "--user", ""), "user_id is empty"),
+        (2, ("precompute", "--threads", "0"), "--threads 0"),
+        (2, ("refresh", "--stamp", "../x"), "--stamp '../x'"),
+        (2, ("refresh", "nice=99"), "nice=99"),
+        (2, ("retrain", "triton.url=x:1"), "triton"),
+        (2, ("completion", "fish"), "bash or zsh"),
+        (1, ("ab", "report", "state=/dev/null"), "/dev/null cannot be the folder"),
+        (1, ("release", "list", "releases=/nowhere"), "/nowhere: the folder is not there"),
         (2, ("up", "sources.popular.candidates=many"), "sources.popular.candidates=many: should be a valid integer"),
         (2, ("similar", "--item", "i99"), "There is no item 'i99'"),
         (2, ("similar", "--item", "i1", "--count", "0"), "count must be"),
@@ -127,10 +130,10 @@ def test_releases_are_listed_and_taken_back(door):
     ],
 )
 def test_what_cannot_be_asked_is_one_line_and_an_exit_code(door, code, words, said):
-    got, _, err = door(*words)
-    assert got == code
+    got, out, err = door(*words)
+    assert (got, out) == (code, "")
     assert said in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and err.count("\n") == 1
 
 
 def test_a_port_in_use_is_said_before_anything_is_started(door):
@@ -159,8 +162,8 @@ def test_a_damaged_release_gives_way_to_the_one_before_it(door, root, caplog):
 
 
 def test_everybody_is_precomputed_once_and_answered_from_it(door, root):
-    code, out, _ = door("precompute", "time=log-end", "deadline_ms=20000")
-    assert (code, out) == (0, "10 slates of release v2 are ready\n")
+    code, out, _ = door("precompute", "--json", "time=log-end", "deadline_ms=20000")
+    assert (code, json.loads(out)) == (0, {"version": "v2", "slates": 10})
     code, out, _ = door("recommend", "--user", "u9", "--count", "3", "--json", "time=log-end", "precomputed.active_minutes=0")
     assert json.loads(out)["answered_by"] == "precomputed"
     code, out, _ = door("recommend", "--user", "u9", "--live", "--count", "3", "--json", "time=log-end", "deadline_ms=20000")
@@ -188,11 +191,108 @@ def test_a_report_of_arms_that_showed_nothing_has_no_figures_and_is_json(door):
     assert "nan" not in door("ab", "report")[1]
 
 
-def test_a_challenger_is_named_listed_and_withdrawn(door):
-    assert door("release", "challenge", "--version", "v1")[0] == 0
-    assert re.search(r"v1\W+challenger", door("release", "list")[1])
-    assert door("release", "withdraw")[:2] == (0, "no longer challenger: v1\n")
-    assert not re.search("challenger", door("release", "list")[1])
+def test_a_release_that_answers_otherwise_is_not_whole_though_every_file_is(door, root):
+    """The one before it stands in for it; that is no reason to call it whole."""
+    folder = root / "releases" / "v2"
+    with np.load(folder / "golden.npz") as golden:
+        tensors = dict(golden)
+    np.savez(folder / "golden.npz", **tensors | {"user_tower/query__0": tensors["user_tower/query__0"] + 1})
+    sealed = json.loads((folder / "manifest.json").read_text())
+    seal(folder, {name: value for name, value in sealed.items() if name not in ("files", "checksum")})
+    code, out, err = door("release", "check")
+    assert (code, out) == (1, "") and "v1 stands in for it" in err
+
+
+def test_who_is_forgotten_is_told_with_what_still_holds_them(door, root):
+    code, out, _ = door("forget", "--user", "u9", "--json")
+    told = json.loads(out)
+    assert (code, told["user_id"]) == (0, "u9")
+    assert told["still_held"] == {
+        str(root / "releases" / version / f"{name}.parquet"): 1 for version in ("v1", "v2") for name in ("histories", "users")
+    }
+    assert "a release is sealed" in door("forget", "--user", "u9")[1]
+
+
+def test_a_reader_who_has_read_enough_is_no_error(root):
+    command = f"{sys.executable} -m serve release list --json releases={root / 'releases'} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command.replace("| head", "| sleep 0 | head")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_job_that_is_stopped_ends_in_a_line_that_says_how_it_goes_on(root):
+    words = ["precompute", f"releases={root / 'releases'}", f"state={root / 'state'}", "time=log-end"]
+    job = subprocess.Popen([sys.executable, "-m", "serve", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not servers_of(root):
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        _, err = job.communicate(timeout=60)
+    finally:
+        job.kill()
+        job.wait()
+    assert job.returncode == 130 and err.endswith("serve: stopped; run it again\n") and "Traceback" not in err
+    assert not servers_of(root)
+
+
+def test_what_titles_hold_is_shown_and_not_obeyed(capsys):
+    """Markup is no markup, an escape sequence none, and a smiley's name no smiley: in cells, titles and sentences; JSON gives them back."""
+    evil = "[bold red]x[/] \x1b[31m :smiley: \x9b2J \u202e"
+    of = table(evil, evil)
+    add(of, evil)
+    tell(False, None, of, evil)
+    out = capsys.readouterr().out
+    assert out.count("[bold red]x[/]") == 4 and out.count(":smiley:") == 4
+    assert not {"\x1b", "\x9b", "\u202e"} & set(out)
+    tell(True, {"title": evil, "score": float("nan")})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"title": evil, "score": None} and not {"\x1b", "\x9b", "\u202e"} & set(out)
+
+
+def parsers(parser=None, named=()):
+    """Every command that can be run, by its words, and its parser."""
+    parser = parser or command_line.parser()
+    below = [action.choices for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)]
+    if not below:
+        return {" ".join(named): parser}
+    return {words: one for name, child in below[0].items() for words, one in parsers(child, (*named, name)).items()}
+
+
+def test_every_command_is_described_with_an_example_that_parses_its_exit_codes_and_its_section():
+    documented = (ROOT / "docs" / "commands.md").read_text()
+    sections = dict(re.findall(r"^### `(.+?)`\n(.*?)(?=^##|\Z)", documented, re.MULTILINE | re.DOTALL))
+    there = parsers()
+    assert set(there) == {*COMMANDS, "completion"} == set(sections)
+    for words, one in there.items():
+        text = one.format_help()
+        example = re.search(r"example:\n  (?:eval .\$\()?towers ([^)\n]+)", text)[1]
+        assert example.startswith(words) and command_line.read(example.split())
+        assert re.findall(r"^  (\d)  ", text, re.MULTILINE)[0] == "0"
+        assert "towers " + words in sections[words]
+        for flag in re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE):
+            assert flag == "--json" or flag in sections[words], f"{words} has {flag}, which docs/commands.md does not tell"
+
+
+ASKED = (
+    ("release list", ""), ("release check", ""), ("release challenge", "v1"), ("release withdraw", ""), ("release rollback", ""),
+    ("release promote", "v2"), ("ab report", ""), ("key add", "--name n --role reader"), ("key list", ""), ("key revoke", "n"),
+    ("forget", "--user u1"), ("similar", "--item i1"), ("recommend", "--user u9 --count 3"), ("explain", "--user u9 --item i4"),
+)  # fmt: skip
+
+
+def test_what_docs_tell_of_json_is_what_is_printed(door, root):
+    """The keys of each command's document, as its section lists them; nothing else on stdout."""
+    documented = (ROOT / "docs" / "commands.md").read_text()
+    told = re.findall(r"^### `([^`]+)`(?:(?!^###).)*?^JSON: ([^.:]+)", documented, re.MULTILINE | re.DOTALL)
+    keys = {words: re.findall(r"`(\w+)`", line) for words, line in told}
+    assert set(keys) == {*COMMANDS, "completion"} - {"up", "completion"}
+    for words, more in ASKED:
+        calm = ["time=log-end", "deadline_ms=20000", f"access.keys={root / 'keys.json'}"]
+        code, out, err = door(*words.split(), *more.split(), "--json", *calm)
+        assert (code, set(json.loads(out))) == (0, set(keys[words])), (words, err)
 
 
 def test_log_end_is_a_clock_that_goes_on_from_the_end_of_the_first_log_it_is_told_of(caplog):

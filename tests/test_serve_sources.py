@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from data.features import DAY_MS, DISLIKED, EVENT_TYPE_CODE, HOUR_MS
 from serve import index
 from serve.content import ContentTable, taste
+from serve.contract import Request
+from serve.own_sources import Checked, ProposalError
 from serve.panel import BUDGETS, Budget, Panel, merge
 from serve.release import Release
 from serve.scoring import Person
+from serve.settings import SettingsError
+from serve.settings import settings as serving
 from serve.sources import Ask, Because, Collaborative, Content, Explore, HalfWatched, Popular, Similar, Trending, usual
 from serve.tops import Pool, Tops, explore, popular, trending
 from serve.trends import Decayed, Exposure, Trends
+from tests.engines import published, started
 from tests.releases import START_MS, write_release
 
 CODE = EVENT_TYPE_CODE | {"disliked": DISLIKED}
@@ -336,3 +341,124 @@ def test_the_best_are_the_same_whether_all_are_scored_or_only_those_that_can_be_
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("serve.tops.DEEPEST", 9)
         assert [top.tolist() for top in popular(counted, 0)] == whole
+
+
+OWN = """
+import numpy as np
+
+
+class Picks:
+    def __init__(self, name, release, ids):
+        self.name, self.rows, self.queries = name, release.catalogue.rows(ids), []
+
+    def propose(self, ask, count):
+        self.queries.append(ask.query_BD.shape)
+        return self.rows[:count]
+
+
+class Broken(Picks):
+    def propose(self, ask, count):
+        raise KeyError("nothing here")
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """An engine with four sources of one's own, one of which is sound."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "their_sources.py").write_text(OWN)
+    told = {
+        "picks": "_target_:their_sources.Picks,candidates:2,ids:[i7,i8,i9]",
+        "broken": "_target_:their_sources.Broken,candidates:9,ids:[]",
+        "unmade": "_target_:their_sources.Picks,candidates:9,idds:[]",
+        "unknown": "_target_:their_sources.Picks,candidates:9,ids:[nowhere]",
+    }
+    overrides = [f"+own_sources.{name}={{{what},timeout_ms:10000}}" for name, what in told.items()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        with started(published(folder / "releases", "v1"), folder / "state", *overrides, "~rules.explore") as engine:
+            yield engine
+
+
+@pytest.mark.parametrize("user", ["u5", "a stranger"])
+def test_a_source_of_ones_own_joins_every_homepage_within_its_budget_and_says_so(own, user):
+    slate, _ = own.recommend(Request(user, own.now_ms(), count=60))
+    assert [one.item_id for one in slate.recommendations if "picks" in one.sources] in (["i7", "i8"], ["i8", "i7"])
+    why = own.explain(Request(user, own.now_ms(), count=60), "i8")
+    assert (why["sources"]["picks"], why["place"] is not None) == (2, True)
+    with own.fleet.champion() as served:
+        assert set(served.recommender.panel.source("picks").source.queries) == {(1, 8)}
+
+
+def test_sources_of_ones_own_that_are_broken_fail_alone_and_by_name(own):
+    slate, _ = own.recommend(Request("u5", own.now_ms(), count=20))
+    assert len(slate.recommendations) == 20
+    assert {name: count for name, count in slate.dropped.items() if name.startswith("source ")} == {
+        f"source {name}: failed": 1 for name in ("broken", "unmade", "unknown")
+    }
+    assert slate.answered_by == "personalised (without broken, unmade, unknown)"
+    ready, told = own.readiness()
+    parts = {name: said for name, said in told["parts"].items() if said != "ready"}
+    assert not ready and parts == {f"source {name}": "failed" for name in ("broken", "unmade", "unknown")}
+    assert told["parts"]["source picks"] == "ready"
+    metrics = own.gauges.text().decode()
+    assert 'towers_part_ready{part="source picks"} 1.0' in metrics and 'towers_part_ready{part="source unmade"} 0.0' in metrics
+    assert 'towers_shown_total{source="picks"}' in metrics and 'towers_dropped_total{reason="source broken: failed"}' in metrics
+    why = own.explain(Request("u5", own.now_ms(), count=20), "i8")
+    assert {name: why["sources"][name] for name in ("broken", "unmade", "unknown")} == dict.fromkeys(
+        ("broken", "unmade", "unknown"), "failed"
+    )
+
+
+def test_a_source_of_ones_own_is_asked_for_homepages_only(own):
+    for context, item_id in (("item", "i7"), ("search-empty", None), ("continue", None)):
+        slate, _ = own.recommend(Request("u5", own.now_ms(), count=60, context=context, item_id=item_id))
+        assert not any("picks" in one.sources for one in slate.recommendations) and "(without" not in slate.answered_by
+
+
+@pytest.mark.parametrize(
+    ("proposed", "said"),
+    [
+        ([0, 1, 2, 3], "4 items; asked for were at most 3"),
+        ([1, 1], "more than once"),
+        ([60], "rows from 60 to 60; there are items at 0 to 59"),
+        ([-1, 2], "rows from -1 to 2"),
+        ([0.5], "float64"),
+        ([[1], [2]], "shape"),
+        (["i1"], "expected item rows"),
+    ],
+)
+def test_what_cannot_be_proposed_is_refused_in_words(proposed, said):
+    @dataclasses.dataclass(frozen=True)
+    class Says:
+        name: str = "says"
+
+        def propose(self, ask, count):
+            return proposed
+
+    with pytest.raises(ProposalError, match=said):
+        Checked(Says(), range(60), "says").propose(ask(), 3)
+
+
+def test_proposals_may_be_any_whole_numbers_or_none():
+    for rows in ([], [3, 1], np.array([3, 1], np.int32), np.zeros(0, np.float32)):
+        proposed = Checked(Fixed(tuple(rows), "fixed"), range(60), "fixed").propose(ask(), 3)
+        assert proposed.dtype == np.int64 and proposed.tolist() == list(rows)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+own_sources.awards={candidates:5,timeout_ms:9}", "own_sources.awards: expected _target_"),
+        ("+own_sources.awards={_target_:nowhere.Awards,candidates:5,timeout_ms:9}", "own_sources.awards._target_=nowhere.Awards"),
+        ("+own_sources.awards={_target_:serve.sources.Awards,candidates:5,timeout_ms:9}", "own_sources.awards._target_"),
+        ("+own_sources.awards={_target_:serve.panel.LIMIT,candidates:5,timeout_ms:9}", "expected a class"),
+        ("+own_sources.awards={_target_:serve.sources.Explore,timeout_ms:9}", "own_sources.awards.candidates"),
+        ("+own_sources.awards={_target_:serve.sources.Explore,candidates:0,timeout_ms:9}", "own_sources.awards.candidates=0"),
+        ("+own_sources.popular={_target_:serve.sources.Explore,candidates:5,timeout_ms:9}", "own_sources.popular: popular is the name"),
+        ("+sources.awards={candidates:5,timeout_ms:9}", "belongs to own_sources"),
+    ],
+)
+def test_settings_of_a_source_that_cannot_be_are_refused_by_key(override, said):
+    with pytest.raises(SettingsError, match=said):
+        serving([override])

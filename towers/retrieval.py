@@ -40,7 +40,8 @@ class RetrievalTask(L.LightningModule):
     """Trains a user tower and an item tower. The partials are called with what only the data know.
 
     `item_tower(width, features, priors)`, `user_tower(width, moment_sizes, users, priors)` and `negatives(count_I, batch_size)` make the
-    parts; `dense_optimizer(params)` is for the networks, row-wise Adagrad at `table_lr` for the embedding tables. For each of
+    parts; `loss` is called as `towers.losses.sampled_softmax` is; `dense_optimizer(params)` is for the networks, row-wise Adagrad at
+    `table_lr` for the embedding tables. For each of
     `popularity_half_lives_days` an item's vector has a column that says how popular it was just before the hour (train those with
     batches `by_hour`: a batch has one hour, that of its earliest row). `popularity_age_days` is how old those columns may be when
     they are asked: 0 where they are refreshed by the hour, the length of the test where a table is made once and then tested.
@@ -61,13 +62,14 @@ class RetrievalTask(L.LightningModule):
         popularity_half_lives_days: tuple[float, ...],
         popularity_age_days: float,
         dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        loss: Callable[..., Tensor] = sampled_softmax,
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
         log, catalogue = data.log, data.log.catalogue
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
-        self.dense_optimizer = dense_optimizer
+        self.loss, self.dense_optimizer = loss, dense_optimizer
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -111,7 +113,7 @@ class RetrievalTask(L.LightningModule):
         candidates = self.negatives(batch.item_row_B)
         candidate_MD, input_RD, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
         prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B) if self.clocks else None)
-        loss = sampled_softmax(
+        loss = self.loss(
             self.user_tower.ask(batch, input_RD, history_BL),
             self.item_tower.vector(candidate_MD, prior_MP),
             target_B=candidates.target_B,

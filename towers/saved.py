@@ -9,7 +9,7 @@ import hashlib
 import json
 import pickle
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +147,24 @@ class SavedRetrieval:
         popularity_IP = np.stack([clock.before(row_I, hour_after(log))[0] for clock in clocks], axis=1)
         taste_IW = self.row_IW[:, : -len(clocks)]
         return torch.cat([taste_IW, prior(torch.as_tensor(popularity_IP)).half()], dim=1)
+
+    @torch.no_grad()
+    def knowing(self, log: Log, *, block: int = 4096) -> "SavedRetrieval":
+        """This model beside a log that holds more items than it was trained on: those it knows keep their rows, which follow their ids; of
+        the others, which come after them, the item tower makes rows from their content, as it does of what is posted.
+
+        Raises:
+            SavedModelError: the log's first items are not the model's, or the item tower gives no numbers for one.
+        """
+        count = len(self.item_ids)
+        if log.catalogue.item_ids[:count] != self.item_ids:
+            raise SavedModelError(f"{self.folder} was trained on other items than this log begins with; train on the log as it is now")
+        feature_NF = torch.as_tensor(log.catalogue.feature_IF[count:])
+        row_NW = torch.cat([self.row_IW[:0], *(self.item_tower(rows) for rows in feature_NF.split(block) if len(rows))])
+        if not (finite_N := row_NW.isfinite().all(dim=1)).all():
+            item_id = log.catalogue.item_ids[count + int(finite_N.int().argmin())]
+            raise SavedModelError(f"{self.folder}: the item tower gives no numbers for item {item_id!r}; mend the item, or train anew")
+        return replace(self, row_IW=torch.cat([self.row_IW, row_NW]), item_ids=log.catalogue.item_ids)
 
     def check_same_items(self, log: Log) -> None:
         """The rows of this model are the rows of `log`.

@@ -1,19 +1,21 @@
-"""What is answered, as OpenAPI tells it. The tests hold every answer against these; the hot path builds plain dictionaries."""
+"""What is answered, as OpenAPI tells it and as the client reads it. The tests hold every answer against these; the hot path builds plain
+dictionaries."""
 
 from datetime import date
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.contract import Slate
+if TYPE_CHECKING:  # it brings numpy, which the client does not need
+    from serve.contract import Slate
 
-CLOSED = ConfigDict(extra="forbid")
+CLOSED = ConfigDict(extra="forbid", frozen=True)
 Ms = Annotated[float, Field(ge=0)]
 
 
 def example(**values: object) -> ConfigDict:
     """A closed model with one example."""
-    return ConfigDict(extra="forbid", json_schema_extra={"examples": [values]})
+    return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [values]})
 
 
 class Refusal(BaseModel):
@@ -278,7 +280,7 @@ class Ready(BaseModel):
     parts: dict[str, str]
 
 
-def as_json(slate: Slate) -> dict[str, object]:
+def as_json(slate: "Slate") -> dict[str, object]:
     """A slate as it stands in an answer, over HTTP and on the command line: the fields of `SlateAnswer`."""
     return {
         "recommendations": [

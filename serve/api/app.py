@@ -2,7 +2,8 @@
 a sentence."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -14,13 +15,16 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from serve import new_items
-from serve.api import documents, routes
+from serve.api import documents, operations, routes
 from serve.api.access import Door, NotAllowed, NotKnown, TooMany
 from serve.api.bodies import NotJson, TooLarge
 from serve.api.guard import Guard
 from serve.api.keys import KeysError
 from serve.engine import Engine, NoSuchArm, Unavailable
 from serve.limits import InvalidRequest, refusal
+from serve.manifest import ReleaseError
+from serve.publication import NoSuchRelease
+from serve.pulse import EVERY_S, Pulse
 from serve.release import NoRoom
 from serve.settings import Access
 from serve.slates import UnknownItem
@@ -33,11 +37,19 @@ OPEN = Access(reading="open", writing="open", keys=None, rates={}, origins=())
 """For a program of one's own that knows who asks; administering is nobody's."""
 
 
-def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
-    """The application around one engine, which lives as long as the caller lets it."""
+def create_app(engine: Engine, access: Access = OPEN, *, every_s: float = EVERY_S) -> FastAPI:
+    """The application around one engine, which lives as long as the caller lets it. The console has a point for every `every_s` seconds."""
     door = Door(access, engine.now_ms)
+    pulse = Pulse(engine, every_s=every_s)
+
+    @asynccontextmanager
+    async def beating(_: FastAPI) -> AsyncIterator[None]:
+        with pulse.beating():
+            yield
+
     app = FastAPI(
         title="Towers",
+        lifespan=beating,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -52,7 +64,12 @@ def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
             expose_headers=["X-Request-ID", "ETag", "Retry-After"],
         )  # fmt: skip
     _refuse(app, engine.gauges.refused)
-    routers = (routes.reading(engine, door), routes.writing(engine, door), routes.standing(engine))
+    routers = (
+        routes.reading(engine, door),
+        routes.writing(engine, door),
+        routes.standing(engine),
+        operations.operations(engine, door, pulse),
+    )
     for router in routers:
         app.include_router(router)
     documents.add(app, door, routers)
@@ -61,6 +78,10 @@ def create_app(engine: Engine, access: Access = OPEN) -> FastAPI:
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/console", include_in_schema=False)
+    def console() -> FileResponse:
+        return FileResponse(WEB / "console.html", headers={"Cache-Control": "no-cache"})
 
     return app
 
@@ -95,6 +116,8 @@ def _refuse(app: FastAPI, count: Callable[[int], None]) -> None:
     handlers = {
         InvalidRequest: invalid,
         RequestValidationError: lambda request, error: invalid(request, refusal(error)),
+        ReleaseError: lambda request, error: said(request, 409, "version", error.plain),
+        NoSuchRelease: lambda request, error: said(request, 404, "version", error.plain),
         UnknownItem: of(404, "item_id"),
         NoSuchArm: of(404, "arm"),
         NotKnown: of(401, None, **{"WWW-Authenticate": "Bearer"}),

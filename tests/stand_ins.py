@@ -1,0 +1,233 @@
+"""What stands before `python`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in a minute
+instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and what another
+test of this suite runs anyway is only resolved.
+
+    python tests/stand_ins.py python train.py experiment=world_two_tower
+
+Whatever is added is printed. Nothing that a command says itself is changed. Most of a small training is imports; so a forge, where one is
+open (`STAND_IN_FORGE`), imports what comes from outside once, and each script runs in a fork of it.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+KEPT = Path(".stand_ins")
+"""In a page's folder: what ran already, and the server that is up."""
+PATIENT = ("triton.timeout_ms=10000", "deadline_ms=20000")
+SMALL_TOWERS = ("trainer.trainer.max_epochs=2", "task.batch_size=128")
+SMALL_RANKER = ("trainer.trainer.max_epochs=1",)
+SMALL_WORLD = ("data.users=150", "data.items=160", "data.events=6000")
+SMALL_EXPORT = ("golden_requests=2", "frontier_requests=2")
+SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']",)
+REFUSED = 3  # of `serve retrain`, where its gate refused: what the page says it may
+IMPORTED_ONCE = ("torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot")
+REALLY_MADE = {"help", "demo", "up", "release"}
+
+
+def key(word: str) -> str:
+    """What a word of a Hydra command line sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def beside(words: Sequence[str], sizes: Iterable[str]) -> list[str]:
+    """The words, and those of `sizes` that set what no word does."""
+    told = {key(word) for word in words}
+    return [*words, *(size for size in sizes if key(size) not in told)]
+
+
+def smaller(words: Sequence[str]) -> list[str]:
+    """A training command with what makes it quick."""
+    told = {key(word): word.partition("=")[2] for word in words}
+    ranker = told.get("task") == "ranker" or told.get("experiment", "").endswith("ranker")
+    world = told.get("data", told.get("experiment", "world")).startswith("world") or (
+        "data" not in told and not told["experiment"].startswith("movie")
+    )
+    return beside(words, (*(SMALL_RANKER if ranker else SMALL_TOWERS), *(SMALL_WORLD if world else ())))
+
+
+def real(*words: str) -> int:
+    """Run the interpreter that this is; its exit code."""
+    return subprocess.run([sys.executable, *words], check=False).returncode
+
+
+def once(words: Sequence[str]) -> int:
+    """`real`, but for a command that went well in this folder after which no model changed."""
+    print("stand-in: python", *words, flush=True)
+    done = KEPT / "done"
+    if done.exists() and remembered(words) in done.read_text().splitlines():
+        print("stand-in: it ran before in this folder, went well, and no model changed since")
+        return 0
+    if (code := forged(words) if "STAND_IN_FORGE" in os.environ else real(*words)) == 0:
+        with done.open("a") as log:
+            log.write(remembered(words) + "\n")
+    return code
+
+
+def remembered(words: Sequence[str]) -> str:
+    """A command and the models there are, as one line."""
+    return json.dumps([list(words), {link.name: str(link.resolve()) for link in sorted(Path("models").glob("*"))}])
+
+
+def forged(words: Sequence[str]) -> int:
+    """`real`, by a fork of the forge."""
+    order = (KEPT / "order").absolute()
+    order.write_text(json.dumps({"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}))
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(os.environ["STAND_IN_FORGE"])
+        socket.send_fds(line, [os.fsencode(order)], [0, 1, 2])
+        said = line.recv(1)
+    return said[0] if said else 1
+
+
+def forge(address: str) -> None:
+    """Listen at a Unix socket for scripts to run, until told to stop."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(address)
+        door.listen()
+        while True:
+            line, _ = door.accept()
+            if os.fork() == 0:
+                run_order(line)
+            line.close()
+
+
+def run_order(line: socket.socket) -> None:
+    """In a fork: become the process that was asked for, run its script, tell its exit code and end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    told, files, *_ = socket.recv_fds(line, 4096, 3)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    order = json.loads(Path(os.fsdecode(told)).read_text())
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.argv, sys.path[0], code = order["words"], order["folder"], 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        atexit._run_exitfuncs()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except BaseException:  # noqa: BLE001 - as an interpreter does
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    line.send(bytes([code]))
+    os._exit(code)
+
+
+def python(words: Sequence[str]) -> int:
+    """`python …`."""
+    match list(words):
+        case ["train.py", *rest]:
+            return once(["train.py", *smaller(rest)])
+        case ["export.py", *rest]:
+            return once(["export.py", *beside(rest, SMALL_EXPORT)])
+        case ["-m", "serve", "up", *rest]:
+            return up(rest)
+        case ["-m", "serve", "retrain", *rest]:
+            code = real("-m", "serve", "retrain", *beside(rest, SMALL_RETRAIN))
+            return 0 if code == REFUSED else code
+        case ["-m", "serve", *rest] if "recommend" in rest or "explain" in rest:
+            return real("-m", "serve", *beside(rest, PATIENT))
+    return real(*words)
+
+
+def answers(url: str) -> bool:
+    """Whether there is an answer of 200 at this address now."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def waited(process: subprocess.Popen, url: str, log: Path) -> int:
+    """0 once `url` answers; else why not is printed, and 1."""
+    deadline = time.monotonic() + 120
+    while not answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            print(f"stand-in: {url} does not answer\n{log.read_text()[-4000:]}")
+            return 1
+        time.sleep(0.2)
+    return 0
+
+
+def started(words: Sequence[str], log: Path) -> subprocess.Popen:
+    """A process that goes on after this one, in a session of its own."""
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+    (KEPT / "up.pid").write_text(str(process.pid))
+    return process
+
+
+def up(rest: Sequence[str]) -> int:
+    """`python -m serve up`: the server stays until the page ends, or the next one comes."""
+    down(Path())
+    port = os.environ["STAND_IN_PORT"]
+    log = (KEPT / "up.log").absolute()
+    process = started(["-m", "serve", "up", *beside(rest, (*PATIENT, f"port={port}"))], log)
+    return waited(process, f"http://127.0.0.1:{port}/readyz", log)
+
+
+def down(folder: Path) -> None:
+    """Stop the server that a page's folder has, if it has one."""
+    pid = folder / KEPT / "up.pid"
+    if not pid.exists():
+        return
+    number = int(pid.read_text())
+    pid.unlink()
+    try:
+        os.kill(number, signal.SIGTERM)
+        for _ in range(600):
+            os.kill(number, 0)
+            if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+            time.sleep(0.1)
+    except (ProcessLookupError, FileNotFoundError):
+        return
+    os.killpg(number, signal.SIGKILL)
+
+
+def mlflow(words: Sequence[str]) -> int:
+    """`mlflow …`; of `mlflow ui` that it answers, and then it is stopped."""
+    if list(words[:1]) != ["ui"]:
+        return real("-m", "mlflow", *words)
+    port = os.environ["STAND_IN_PORT"]
+    log = (KEPT / "mlflow.log").absolute()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    down(Path())
+    process = started(["-m", "mlflow", *words, "--port", port, "--workers", "1"], log)
+    code = waited(process, f"http://127.0.0.1:{port}/", log)
+    down(Path())
+    return code
+
+
+def make(words: Sequence[str]) -> int:
+    """`make …`: really, where it is the demonstration; of everything else the recipes are resolved and not run."""
+    targets = [word for word in words if "=" not in word]
+    dry = [] if set(targets) <= REALLY_MADE else ["-n"]
+    return subprocess.run(["/usr/bin/make", "--no-print-directory", *dry, *words], check=False).returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "forge":
+        forge(sys.argv[2])
+    KEPT.mkdir(exist_ok=True)
+    sys.exit({"python": python, "mlflow": mlflow, "make": make}[sys.argv[1]](sys.argv[2:]))

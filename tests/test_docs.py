@@ -1,0 +1,424 @@
+"""Every code block of the README and of docs/ runs; every link leads somewhere; every table that repeats the code agrees with it.
+
+A page's blocks run in order in one folder that is like a clone of the repository in which `make demo` ran once, in a real shell that stops
+at the first error (`tests/stand_ins.py` says what is made smaller). What is done with a block follows from its language alone:
+
+    bash       run, as written. The environment and the folder are those that the block before left
+    python     run, in the page's namespace; where its first line is a comment that is a path, it is that file and is written
+    yaml json  parsed; likewise written where the first line is a path
+    toml
+    console    what needs an engine that cannot be started here (Docker, a cluster): its commands, after `$ `, must be a shell's syntax
+    text       shown: a drawing, or output
+
+Any other language is an error, and so is a `<placeholder>` that nothing stands for. The list of blocks and what was done is printed.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from data.schema import EVENTS, IMPRESSIONS, ITEMS, USERS
+from serve import local_triton
+from serve.api import create_app
+from tests import stand_ins
+from tests.engines import published, started
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+CLONED = (
+    "train.py",
+    "export.py",
+    "Makefile",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "conf",
+    "data",
+    "towers",
+    "serve",
+    "bench",
+    "deploy",
+)
+MODELS_OF = ("user_tower", "item_tower", "ranker")
+ENGINES = ("docker", "kubectl", "helm", "towers ", "/opt/")
+"""Without one of these in it a `console` block could run here, and has to be `bash`."""
+FENCE = re.compile(r"^(?P<mark>```+|~~~+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=mark)[ ]*$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"(?:# @package _global_\n)?# (?P<path>[\w./-]+\.\w+)\n")
+PLACEHOLDER = re.compile(r"(?<![<\w])<[a-z][a-z _-]*>")
+STOOD_FOR = {"path/to/data": "data-root"}
+"""What a page's placeholders stand for in its folder."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, the line of its fence, its language and its text."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line} {self.language}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page, in order."""
+    told = page.read_text()
+    return [
+        Block(page.name, told.count("\n", 0, fence.start()) + 1, fence["language"].strip(), fence["text"]) for fence in FENCE.finditer(told)
+    ]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks and inline code, its lines where they were."""
+    told = FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), page.read_text())
+    return re.sub(r"`[^`\n]+`", "", told)
+
+
+def their_data(folder: Path) -> None:
+    """What walk-throughs call theirs: logs/*.parquet and films.csv of a shop's, and ml-latest-small in small."""
+    rng = np.random.default_rng(0)
+    taste_U = rng.integers(0, 4, 120)
+    user_E = rng.integers(0, 120, 2400)
+    film_E = 4 * rng.integers(0, 15, 2400) + taste_U[user_E]
+    at_E = 1_700_000_000 + 60 * np.arange(2400)
+    (folder / "logs").mkdir()
+    log = pl.DataFrame({"visitor": [f"v{user}" for user in user_E], "sku": [f"s{film}" for film in film_E], "at": at_E})
+    for part, name in enumerate(("2023-11", "2023-12")):
+        log[1200 * part : 1200 * (part + 1)].write_parquet(folder / "logs" / f"{name}.parquet")
+    with (folder / "films.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("sku", "name", "genre"), *((f"s{film}", f"Film {film}", f"{'abcd'[film % 4]}|all") for film in range(60))]
+        )
+
+
+@pytest.fixture(scope="module")
+def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`python`, `python3`, `mlflow` and `make`, as stand_ins has them."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, tool in {"python": "python", "mlflow": "mlflow", "make": "make"}.items():
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_ins.__file__}" {tool} "$@"\n')
+        path.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory) -> Iterator[str]:
+    """The address of a forge for the trainings of all pages."""
+    folder = tmp_path_factory.mktemp("forge")
+    address = str(folder / "door")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, stand_ins.__file__, "forge", address], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_WAIT_POLICY": "PASSIVE"},
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not Path(address).exists():
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait(30)
+
+
+@dataclass
+class Shell:
+    """Runs blocks in a page's folder."""
+
+    folder: Path
+    port: int
+    bin_folder: Path
+    forge: str
+    triton: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "DATA_ROOT"))}
+        return kept | {
+            "PATH": os.pathsep.join([str(self.bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "STAND_IN_PORT": str(self.port), "STAND_IN_FORGE": self.forge, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "COLUMNS": "160", "TERM": "dumb",
+        }  # fmt: skip
+
+    def bash(self, command: str, *, timeout_s: float = 300) -> str:
+        """What a block prints. It goes on in the folder and with the environment that the one before left."""
+        left = self.folder / stand_ins.KEPT
+        left.mkdir(exist_ok=True)
+        before = f'[ ! -f {left}/env ] || . {left}/env; cd "$(cat {left}/cwd 2>/dev/null || echo {self.folder})"\n'
+        after = f"\ndeclare -px > {left}/env; pwd > {left}/cwd\n"
+        with (left / "out").open("w+") as out:  # a file and not a pipe, which a server that stays would hold open
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", before + command + after], cwd=self.folder, env=self.environment(), stdout=out,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout_s, check=False,
+            )  # fmt: skip
+        said = (left / "out").read_text()
+        assert done.returncode == 0, f"ended with {done.returncode}:\n{command}\n{said[-6000:]}"
+        return said
+
+    def put(self, text: str) -> str:
+        """A block's text with what its placeholders stand for."""
+        told = text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}")
+        if "127.0.0.1:8001" in told:
+            told = told.replace("127.0.0.1:8001", self.triton_url())
+        for placeholder, meant in STOOD_FOR.items():
+            told = told.replace(placeholder, str(self.folder / meant))
+        return told
+
+    def triton_url(self) -> str:
+        """A Triton with the models of the page's current release."""
+        if self.triton is None:
+            release, log = self.folder / "releases" / "current", self.folder / "triton.log"
+            self.server = local_triton.kept(release.resolve() / "triton", log_path=log, models=MODELS_OF)
+            self.triton = self.server.__enter__().grpc_url
+        return self.triton
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        stand_ins.down(self.folder)
+        if self.triton is not None:
+            self.server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory, bin_folder, forge) -> Path:
+    """A clone in which the world was trained and exported once, by the commands of `make release`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in CLONED:
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(
+            ROOT / name, folder / name, **({"ignore": ignored} if (ROOT / name).is_dir() else {})
+        )
+    venv = folder / ".venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").symlink_to(bin_folder / "python")
+    (venv / "activate").write_text(f'PATH="{bin_folder}:$PATH"\n')
+    for ready in (".ready", ".ready-dev"):
+        (folder / ".venv" / ready).touch()
+    Shell(folder, free_port(), bin_folder, forge).bash("make release")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@pytest.fixture
+def shell(demonstrated, bin_folder, forge, tmp_path, monkeypatch) -> Iterator[Shell]:
+    folder = tmp_path / "towers"
+    shutil.copytree(demonstrated, folder, symlinks=True)
+    for kept in ("env", "cwd"):
+        (folder / stand_ins.KEPT / kept).unlink(missing_ok=True)
+    their_data(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    shell = Shell(folder, free_port(), bin_folder, forge)
+    yield shell
+    shell.close()
+
+
+def run_bash(block: Block, shell: Shell, _: dict) -> str:
+    text = shell.put(block.text)
+    assert not (left := PLACEHOLDER.findall(text)), f"{left[0]} stands for nothing; name it in STOOD_FOR, or write something that runs"
+    shell.bash(text)
+    return "run"
+
+
+def run_python(block: Block, shell: Shell, namespace: dict) -> str:
+    if written := write(block, shell):
+        compile(block.text, written, "exec")
+        return f"written as {written}"
+    exec(compile(shell.put(block.text), str(block), "exec"), namespace)
+    return "run"
+
+
+def parsed(parse: Callable[[str], object]) -> Callable[[Block, Shell, dict], str]:
+    def take(block: Block, shell: Shell, _: dict) -> str:
+        parse(block.text)
+        written = write(block, shell)
+        return f"parsed, written as {written}" if written else "parsed"
+
+    return take
+
+
+def write(block: Block, shell: Shell) -> str | None:
+    """The path that a block's first line says it is, written there; None where it says nothing."""
+    found = FILE.match(block.text)
+    if found is None:
+        return None
+    path = shell.folder / found["path"]
+    assert path.resolve().is_relative_to(shell.folder.resolve()), f"{found['path']} lies outside of the clone"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block.text)
+    return found["path"]
+
+
+def check_console(block: Block, *_: object) -> str:
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)$", block.text, re.MULTILINE)
+    assert commands, "a console block has no command after `$ `; output alone is `text`"
+    assert any(engine in block.text for engine in ENGINES), "nothing here needs an engine that cannot be started; make it a bash block"
+    done = subprocess.run(["bash", "-n"], input="\n".join(commands), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return f"{len(commands)} commands are a shell's syntax"
+
+
+HOW: dict[str, Callable[[Block, Shell, dict], str]] = {
+    "bash": run_bash,
+    "python": run_python,
+    "yaml": parsed(lambda text: list(yaml.safe_load_all(text))),
+    "json": parsed(json.loads),
+    "toml": parsed(tomllib.loads),
+    "console": check_console,
+    "text": lambda *_: "shown",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_language_is_one_that_is_known(page):
+    assert page.read_text().count("\n```") % 2 == page.read_text().startswith("```"), "a fence is not closed, or stands indented"
+    for block in blocks(page):
+        assert block.language in HOW, f"{block}: expected one of {', '.join(HOW)}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_every_block_runs(page, request):
+    told, done = blocks(page), []
+    needs_shell = any(block.language not in ("console", "text") for block in told)
+    shell, namespace = (request.getfixturevalue("shell") if needs_shell else None), {"__name__": "__main__"}
+    for block in told:
+        began = time.monotonic()
+        try:
+            how = HOW[block.language](block, shell, namespace)
+        except BaseException as error:
+            error.add_note(f"in the block at {block}")
+            raise
+        done.append(f"{block}: {how} ({time.monotonic() - began:.1f} s)")
+    print(*done, sep="\n")  # seen with pytest -rP
+    assert len(done) == len(told)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and MkDocs make it of what we write."""
+    return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", heading)).strip().lower())
+
+
+def anchors(page: Path) -> set[str]:
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_and_picture_leads_to_something_of_ours(page):
+    for text, target in re.findall(r"!?\[([^\]]*)\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.is_relative_to(ROOT) and there.is_file(), f"{page.name}: [{text}]({target}) leads nowhere"
+        assert not anchor or anchor in anchors(there), f"{page.name}: [{text}]({target}): there is no such heading in {there.name}"
+
+
+def test_the_readme_opens_with_both_pictures_and_the_two_commands():
+    opening = (ROOT / "README.md").read_text()[:2500]
+    places = [opening.index(part) for part in ("docs/pictures/home.png", "docs/pictures/mlflow.png", "make demo", "make up")]
+    assert places == sorted(places)
+
+
+def sections(page: Path, level: int = 2) -> dict[str, str]:
+    """Heading → text, of one level."""
+    parts = re.split(rf"^{'#' * level} (.+)$", page.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("walk", ["Your own data in ten lines", "Your own tower", "Your own loss", "Your own source"])
+def test_a_walk_through_is_under_a_screen_of_code(walk):
+    lines = [line for fence in FENCE.finditer(sections(ROOT / "README.md")[walk]) for line in fence["text"].splitlines()]
+    assert 0 < len(lines) <= 45 and (walk != "Your own data in ten lines" or len(lines) <= 12)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, without the heads; an escaped bar is a bar."""
+    lines = [re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in line] for line in lines]
+    rules = {number for number, line in enumerate(cells) if all(re.fullmatch(r":?-+:?", cell) for cell in line)}
+    return [line for number, line in enumerate(cells) if number not in rules and number + 1 not in rules]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"), [("Events", EVENTS), ("Impressions", IMPRESSIONS), ("Items", ITEMS), ("Users", USERS)], ids=str
+)
+def test_the_tables_are_those_of_the_schema(table, columns):
+    told = [row[:4] for row in rows(sections(ROOT / "docs" / "tables.md")[table])]
+    assert told == [
+        [f"`{name}`", f"`{column.dtype}`", "yes" if column.required else "", column.expected] for name, column in columns.items()
+    ]
+
+
+def leaves(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
+    """Key → value of a YAML file; what stands in braces on one line is one value."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style and node.value:
+        for key, value in node.value:
+            yield from leaves(value, (*path, key.value))
+    else:
+        yield ".".join(path), yaml.safe_load(yaml.serialize(node))
+
+
+def keyed_files() -> list[Path]:
+    return sorted(path for path in (ROOT / "conf").glob("*.yaml") if path.name != "editorial.yaml")
+
+
+@pytest.mark.parametrize("path", keyed_files(), ids=lambda path: path.name)
+def test_every_key_of_the_configuration_is_told_with_its_default_and_meaning(path):
+    told = rows(sections(ROOT / "docs" / "configuration.md").get(f"conf/{path.name}", ""))
+    known = {key: value for key, value in leaves(yaml.compose(path.read_text())) if key.split(".")[0] not in ("defaults", "hydra")}
+    assert {key.strip("`"): yaml.safe_load(default.strip("`")) for key, default, _ in told} == known
+    assert all(meaning for *_, meaning in told)
+
+
+def test_every_choice_of_the_configuration_is_told():
+    told = {row[0].strip("`") for row in rows(sections(ROOT / "docs" / "configuration.md")["Choices"])}
+    assert told == {f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml")}
+
+
+def test_every_route_is_told(tmp_path):
+    told = set(re.findall(r"`(GET|POST) ([^`?]+)`", (ROOT / "docs" / "api.md").read_text()))
+    with started(published(tmp_path / "releases", "v1"), tmp_path / "state") as engine:
+        document = TestClient(create_app(engine)).get("/openapi.json").json()
+    known = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert known and known <= told, f"docs/api.md says nothing of {sorted(known - told)}"
+
+
+def test_every_bench_that_is_named_is_there():
+    named = {name for page in PAGES for name in re.findall(r"bench\.(\w+)", page.read_text())}
+    assert len(named) >= 9 and all((ROOT / "bench" / f"{name}.py").is_file() for name in named)
+
+
+def test_the_site_is_built_without_a_warning_and_asks_no_other_server_for_anything(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    built = sorted(path.stem for path in tmp_path.glob("*.html"))
+    assert {page.stem for page in PAGES[1:]} <= set(built)
+    for page in tmp_path.glob("*.html"):
+        asked = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)|<link[^>]*\shref=\"([^\"]+)", page.read_text())
+        assert not [one for one in asked if "".join(one).startswith(("http:", "https:", "//"))], page.name
