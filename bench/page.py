@@ -3,11 +3,12 @@
     python -m bench.page --releases releases --label world
     python -m bench.page --releases /elsewhere/releases --loads 21
 
-Debian's Chromium opens the homepage of some users of a release, served by this process on loopback, each time with nothing in its caches,
-on a wide and on a narrow screen. Weight is what everything loaded for it holds without compression, the answers of the API among it. Paint
-is when the first card is on the screen with its title, art when the first of the drawn covers is (Element Timing of the browser), both
-counted from the end of the answer of /v1/recommendations (Resource Timing): what the page itself costs. Shift is Cumulative Layout Shift of
-the whole load. The load average of the machine is kept beside them: paint on two cores that ten programs share is another matter.
+Debian's Chromium opens the homepage of some users of a release, served by this process on loopback, each time with nothing in its
+caches, on a wide and on a narrow screen. Weight is what everything loaded for it holds without compression, the answers of the API
+among it. Paint is when the first card is on the screen with its title, art when the first of the drawn covers is (Element Timing of the
+browser), both counted from the end of the answer of /v1/recommendations (Resource Timing): what the page itself costs. Shift is
+Cumulative Layout Shift of the whole load. The load average of the machine is kept beside them: paint on two cores that ten programs
+share is another matter.
 """
 
 import argparse

@@ -76,13 +76,17 @@ def main() -> None:
     """Take every picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--releases", type=Path, default=Path("releases"))
-    parser.add_argument("--user", help="whose page; a user of the release whose history is not short where none is named")
+    parser.add_argument(
+        "--user", help="whose page; where none is named, one whose history is short, so that most cards name what caused them"
+    )
     asked = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as state:
         chosen = settings([f"releases={asked.releases}", f"state={state}", "time=log-end", "editorial=null", "rules.explore.epsilon=0"])
         with engine(chosen) as made, served(create_app(made)) as server, chromium() as browser:
-            user = asked.user or next(user for user in made.users(200) if 15 <= len(made.store.read(user).history.item_ids) <= 60)
+            user = asked.user or next(
+                (one for one in made.users(200) if 6 <= len(made.store.read(one).history.item_ids) <= 9), made.users(1)[0]
+            )
             home = f"/?user_id={user}"
             picture(browser, server.url, "home", home)
             picture(browser, server.url, "home-dark", home, color_scheme="dark")

@@ -420,14 +420,17 @@ COVERS = """async () => {
     strays.push(data.reduce((most, c, at) => (at % 4 === 3 ? most : Math.max(most, Math.abs(c - want[at % 4]))), 0));
   }
   const inks = families.flatMap((genre) => printings(genre));
+  const [one, again] = ["a", "b"].map((item_id) => coverOf({ item_id, title: "Two at Sea", genres: ["Drama", "Crime"] }));
+  const alike = one.src() === again.src() && one.src() === one.src();
   const contrasts = inks.map(({ sky, letter }) => contrast(sky, letter));
-  return { contrasts, strays, distinct: new Set(covers.map(({ src }) => src())).size };
+  return { alike, contrasts, strays, distinct: new Set(covers.map(({ src }) => src())).size };
 }"""
 
 
 def test_covers_are_drawn_alike_and_their_lettering_stands_out(visit):
     page = visit()
     seen = page.evaluate(COVERS)
+    assert seen["alike"], "the same item looks different elsewhere"
     assert min(seen["contrasts"]) >= 4.5
     assert max(seen["strays"]) <= 3, "something is drawn where the lettering stands"
     assert seen["distinct"] == len(seen["strays"])

@@ -53,13 +53,14 @@ export function coverOf({ item_id, title, genres = [] }) {
 }
 
 function draw(title, genres) {
-  const chance = chances(hashed(title) ^ hashed(genres.join("|")));
+  const seed = hashed(title) ^ hashed(genres.join("|")), chance = chances(seed);
   const named = [...new Set(genres.map(family))].slice(0, 2);
   const [first, second] = [named[0] ?? "other", named[1] ?? named[0] ?? "other"];
   const [inked, drawn] = chance() < 0.7 ? [first, second] : [second, first];
   const inks = printings(inked), ink = inks[Math.floor(chance() * inks.length)];
   const motifs = MOTIFS[chance() < 0.5 ? inked : drawn], motif = motifs[Math.floor(chance() * motifs.length)];
-  const art = () => `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 300">${motif(chance, ink)}</svg>`;
+  let src; // drawn once, and not before it is looked at
+  const art = () => `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 300">${motif(chances(~seed), ink)}</svg>`;
   const face = FACE_OF[inked];
-  return { src: () => `data:image/svg+xml,${encodeURIComponent(art())}`, sky: ink.sky, letter: ink.letter, face, size: sizeOf(title, face), centred: chance() < 0.3 };
+  return { src: () => (src ??= `data:image/svg+xml,${encodeURIComponent(art())}`), sky: ink.sky, letter: ink.letter, face, size: sizeOf(title, face), centred: chance() < 0.3 };
 }
