@@ -1,6 +1,6 @@
-"""What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written in
-a minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and what
-another test of this suite runs anyway is only resolved.
+"""What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written
+in a minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and
+what another test of this suite runs anyway is only resolved.
 
     python tests/stand_ins.py python train.py experiment=world_two_tower
 
@@ -70,21 +70,23 @@ def ran(*words: str) -> int:
 
 
 def once(words: Sequence[str]) -> int:
-    """`real`, but for a command that went well in this folder after which no model changed."""
+    """`ran`, but for a command that went well in this folder and whose models, those there were then, are there still."""
     print("stand-in: python", *words, flush=True)
     done = KEPT / "done"
-    if done.exists() and remembered(words) in done.read_text().splitlines():
-        print("stand-in: it ran before in this folder, went well, and no model changed since")
-        return 0
+    for line in done.read_text().splitlines() if done.exists() else ():
+        before, there = json.loads(line)
+        if before == list(words) and there.items() <= models().items():
+            print("stand-in: it ran before in this folder, went well, and no model changed since")
+            return 0
     if (code := ran(*words)) == 0:
         with done.open("a") as log:
-            log.write(remembered(words) + "\n")
+            log.write(json.dumps([list(words), models()]) + "\n")
     return code
 
 
-def remembered(words: Sequence[str]) -> str:
-    """A command and the models there are, as one line."""
-    return json.dumps([list(words), {link.name: str(link.resolve()) for link in sorted(Path("models").glob("*"))}])
+def models() -> dict[str, str]:
+    """Which run each name in models/ is a link to."""
+    return {link.name: str(link.resolve()) for link in Path("models").glob("*")}
 
 
 def forged(words: Sequence[str]) -> int:
