@@ -27,10 +27,11 @@ export const key = {
 };
 
 /** What the server answers, as JSON. `query` holds parameters, `body` what is posted. Throws Refusal, Away, or an AbortError. */
-export async function ask(path, { query = {}, body, signal } = {}) {
+export async function ask(path, { query = {}, body, signal, method = body === undefined ? "GET" : "POST" } = {}) {
   const words = new URLSearchParams(query).toString();
   const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
-  const options = body === undefined ? { headers, signal } : { method: "POST", headers: headers.authorization ? { ...headers, "content-type": "application/json" } : { "content-type": "application/json" }, body: JSON.stringify(body), signal };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const options = { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal };
   let response;
   try {
     response = await fetch(words ? `${path}?${words}` : path, options);

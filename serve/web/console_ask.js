@@ -1,37 +1,11 @@
-// Asking the server, and the few things that every part of the console needs.
+// What every part of the console needs: the server, asked as the page asks it, and a few ways to make elements.
 
-const KEY = "towers-key";
+import { Away, ask as asked, key } from "./api.js";
 
-/** Nothing answered. */
-export class Away extends Error {}
-
-export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  keep: (text) => sessionStorage.setItem(KEY, text),
-  forget: () => sessionStorage.removeItem(KEY),
-  /** A link may bring a key in its fragment, which no server sees: kept for this tab, and taken out of the address. */
-  take() {
-    const brought = new URLSearchParams(location.hash.slice(1)).get("key");
-    if (brought === null) return;
-    key.keep(brought);
-    history.replaceState(history.state, "", location.pathname + location.search);
-  },
-};
+export { Away, key };
 
 /** What the server answers. Throws Away, or an Error that says what the server said. */
-export async function ask(path, query = {}, method = "GET") {
-  const words = new URLSearchParams(query).toString();
-  const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
-  let response;
-  try {
-    response = await fetch(words ? `${path}?${words}` : path, { method, headers });
-  } catch {
-    throw new Away("The server does not answer.");
-  }
-  const told = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(told.detail ?? `The server answered ${response.status}.`);
-  return told;
-}
+export const ask = (path, query = {}, method = "GET") => asked(path, { query, method });
 
 export const find = (id) => document.getElementById(id);
 
