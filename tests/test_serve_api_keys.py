@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from serve.api import create_app
 from serve.api.app import OPEN
 from serve.api.keys import Key, Keys, KeysError, UnknownKey
+from serve.store import wall_clock_ms
 from tests.engines import published, started
 
 EVENT = {"user_id": "keyed", "item_id": "i1", "event_type": "view"}
@@ -140,6 +141,15 @@ def test_a_key_is_turned_without_a_restart(engine, keys):
         Keys(keys.path).revoke("old")
         assert http.post("/v1/events", json=EVENT, headers=bearer(old)).status_code == 401
         assert http.post("/v1/events", json=EVENT, headers=bearer(new)).status_code == 200
+
+
+def test_a_key_ends_by_the_wall_though_an_old_log_is_served(engine, keys):
+    now = wall_clock_ms()
+    assert engine.now_ms() < now - 86_400_000  # the engine lives in 2023
+    ended = keys.add("ended", "writer", now_ms=now - 10_000, expires_at=now - 1)
+    going = keys.add("going", "writer", now_ms=now, expires_at=now + 3_600_000)
+    with door(engine, keys) as http:
+        assert [http.post("/v1/events", json=EVENT, headers=bearer(token)).status_code for token in (ended, going)] == [401, 200]
 
 
 def test_no_key_is_in_a_log_or_an_answer(engine, keys, caplog):

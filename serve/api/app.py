@@ -28,7 +28,7 @@ from serve.pulse import EVERY_S, Pulse
 from serve.release import NoRoom
 from serve.settings import Access
 from serve.slates import UnknownItem
-from serve.store import StoreError
+from serve.store import StoreError, wall_clock_ms
 from serve.triton import TritonError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ OPEN = Access(reading="open", writing="open", keys=None, rates={}, origins=())
 
 def create_app(engine: Engine, access: Access = OPEN, *, every_s: float = EVERY_S) -> FastAPI:
     """The application around one engine, which lives as long as the caller lets it. The console has a point for every `every_s` seconds."""
-    door = Door(access, engine.now_ms)
+    door = Door(access, wall_clock_ms)  # keys end by the wall, also where an old log is served as if it had just ended
     pulse = Pulse(engine, every_s=every_s)
 
     @asynccontextmanager
