@@ -403,7 +403,7 @@ def test_sources_of_ones_own_that_are_broken_fail_alone_and_by_name(own):
     assert told["parts"]["source picks"] == "ready"
     metrics = own.gauges.text().decode()
     assert 'towers_part_ready{part="source picks"} 1.0' in metrics and 'towers_part_ready{part="source unmade"} 0.0' in metrics
-    assert 'towers_shown_total{source="picks"}' in metrics and 'towers_dropped_total{reason="source broken: failed"}' in metrics
+    assert 'towers_shown_total{source="picks"}' in metrics and 'towers_source_missing_total{source="broken",why="failed"} 1.0' in metrics
     why = own.explain(Request("u5", own.now_ms(), count=20), "i8")
     assert {name: why["sources"][name] for name in ("broken", "unmade", "unknown")} == dict.fromkeys(
         ("broken", "unmade", "unknown"), "failed"
