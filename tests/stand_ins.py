@@ -36,7 +36,7 @@ SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']",)
 REFUSED = 3  # of `serve retrain`, where its gate refused: what the page says it may
 IMPORTED_ONCE = (
     "torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot",
-    "faiss", "fastapi", "httpx", "polars", "rich.table", "tritonclient.grpc", "uvicorn",
+    "fastapi", "httpx", "rich.table", "tritonclient.grpc", "uvicorn",
 )  # fmt: skip
 REALLY_MADE = {"help", "demo", "up", "release"}
 
