@@ -37,7 +37,7 @@ release: $(VENV)/.ready
 	$(PY) export.py retrieval=models/$(DATA)_two_tower ranker=models/$(DATA)_ranker
 
 test: lint ## the tests, after lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-dev ## what ruff objects to
 	$(VENV)/bin/ruff check .

@@ -127,6 +127,7 @@ def run_order(line: socket.socket) -> None:
     told, files, *_ = socket.recv_fds(line, 4096, 3)
     for number, file in enumerate(files):
         os.dup2(file, number)
+    sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     order = json.loads(Path(os.fsdecode(told)).read_text())
     os.chdir(order["folder"])
     os.environ.clear()
