@@ -116,7 +116,7 @@ def test_releases_are_told_with_what_a_rollback_would_bring_and_the_check_of_the
     assert {version: (one["role"], one["before"]) for version, one in of.items()} == {
         "v1": (None, None), "v2": ("current", "v1"), "v3": (None, None),
     }  # fmt: skip
-    assert (of["v2"]["items"], of["v2"]["serves"], of["v1"]["check"]) == (40, ["champion"], None)
+    assert (of["v2"]["items"], of["v2"]["serves"], of["v1"]["serves"]) == (40, ["champion"], [])
     check = of["v2"]["check"]
     assert (check["by"], check["passed"], check["golden"]) == ("opening", True, True)
     assert 0 <= wall_ms() - check["at"] < 600_000
