@@ -43,8 +43,9 @@ lint: $(VENV)/.ready-dev ## what ruff objects to
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-pictures: $(VENV)/.ready-dev ## the pictures of the page in docs, of the current release, anew
+pictures: $(VENV)/.ready-dev ## the pictures of page and console in docs, of the current release, anew
 	$(PY) -m bench.pictures
+	$(PY) -m bench.console_picture releases
 
 audit: $(VENV)/.ready ## what is known against the packages installed (asks PyPI's advisories)
 	$(PY) -m pip install -qq pip-audit
