@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.features import pack
+from data.bias import Bias
+from data.features import MOMENT, pack
+from data.impressions import Rows, observed
 from data.log import Log, Queries, days_before_end, queries
-from data.propensity import Exposure, ips_weight
 from data.split import TEST, TRAIN, VALIDATION
 
 MADE_AT_ONCE = 16_384
@@ -115,7 +116,7 @@ def whole_part(part: int, *, there: bool) -> DataLoader:
 class RetrievalData(L.LightningDataModule):
     """Rows, questions and weights of one log.
 
-    `propensity` estimates how likely each training row was to be shown (`data.propensity`), `floor` bounds its inverse.
+    `bias` says what each training row weighs, by how likely it was to be shown and looked at (`data.bias`).
     `recency_half_life_days` halves the weight of a row with its age; null weighs all alike. `order` is `shuffled` or `by_hour`.
 
     Raises:
@@ -128,8 +129,7 @@ class RetrievalData(L.LightningDataModule):
         *,
         batch_size: int,
         history_length: int,
-        propensity: Callable[[Exposure], np.ndarray],
-        floor: float,
+        bias: Bias,
         recency_half_life_days: float | None,
         order: Callable[[Tensor, int, torch.Generator], Tensor],
         seed: int,
@@ -147,13 +147,15 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(
                 f"the training part has no liked event among {len(self.train_log.item_row_E):,}; is liked_from={log.liked_from} too high?"
             )
-        self.weight_E = self._weights(propensity, floor, recency_half_life_days)
+        self.weight_E = self._weights(bias, recency_half_life_days)
 
-    def _weights(self, propensity, floor: float, half_life_days: float | None) -> np.ndarray:
+    def _weights(self, bias: Bias, half_life_days: float | None) -> np.ndarray:
         log, rows = self.train_log, self.train_event
-        exposure = Exposure(log.item_count(), log.item_row_E[rows], log.propensity_E[rows])
         weight_E = np.zeros(len(log.item_row_E), np.float32)
-        weight_E[rows] = ips_weight(propensity(exposure), floor=floor)
+        weight_E[rows] = bias.click_weight(
+            observed(self.log, before=VALIDATION),
+            Rows(log.item_row_E[rows], log.propensity_E[rows], log.position_E[rows], log.moment_EC[rows, MOMENT.index("device")]),
+        )
         if half_life_days is not None:
             weight_E[rows] *= np.exp2(-days_before_end(log)[rows] / half_life_days)
         return weight_E / weight_E[rows].mean()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from data import impressions
 from data.features import is_liked, moment
 from data.log import Log
-from data.split import TRAIN
 
 LABELS = ("click", "complete", "watch_seconds")
 
@@ -23,7 +23,7 @@ class Judgements:
     """Group g was asked at now_G[g] with history events start_G[g] ≤ e < end_G[g] of the log.
 
     `item_row_GK` is padded with 0 where `there_GK` is False; `label_GKY` is (click 0/1, complete 0/1, seconds watched), NaN where unknown.
-    `propensity_GK` is NaN where the log says nothing.
+    `propensity_GK` is NaN where the log says nothing; `position_GK` is 0 where nothing was shown.
     """
 
     user_row_G: np.ndarray
@@ -36,38 +36,17 @@ class Judgements:
     there_GK: np.ndarray
     label_GKY: np.ndarray
     propensity_GK: np.ndarray
+    position_GK: np.ndarray
 
     def where(self, keep_G: np.ndarray) -> "Judgements":
         """The groups kept."""
         return Judgements(*(getattr(self, name)[keep_G] for name in self.__slots__))
 
 
-def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> np.ndarray:
-    """For each moment of a user, the position just after their last event strictly before it: int64 (P,)."""
-    times, rank = np.unique(np.concatenate([log.timestamp_E, timestamp_P]), return_inverse=True)
-    key_E = log.user_row_E * len(times) + rank[: len(log.timestamp_E)]
-    return np.searchsorted(key_E, user_row_P * len(times) + rank[len(log.timestamp_E) :], side="left")
-
-
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
     the part of the user's next event, of their last where there is none after it, and to training where they have no event at all."""
-    tables = log.split.tables
-    user_row = pl.DataFrame(
-        {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}
-    )
-    item_row = pl.DataFrame(
-        {"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))},
-        schema={"item_id": pl.String, "item_row": pl.Int64},
-    )
-    home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
-    frame = (
-        tables.impressions.join(user_row, on="user_id", how="inner", maintain_order="left")
-        .join(item_row, on="item_id", how="inner", maintain_order="left")
-        .join(home, on="user_id", how="left", maintain_order="left")
-        .with_columns(region=pl.coalesce("region", "home"))
-        .sort("request_id", "position", maintain_order=True)
-    )
+    frame = impressions.frame(log)
     group_P = frame["request_id"].rle_id().to_numpy().astype(np.int64)
     first = np.flatnonzero(np.diff(group_P, prepend=-1))
     size_G = np.diff(np.append(first, len(group_P)))
@@ -75,7 +54,7 @@ def shown(log: Log) -> Judgements:
     shape = (len(first), int(size_G.max(initial=1)))
     head = frame[first]
     now_G, user_row_G = head["timestamp"].to_numpy(), head["user_row"].to_numpy()
-    end_G = events_before(log, user_row_G, now_G)
+    end_G = impressions.events_before(log, user_row_G, now_G)
 
     def spread(values: np.ndarray, empty: float) -> np.ndarray:
         table = np.full(shape, empty, values.dtype)
@@ -90,21 +69,11 @@ def shown(log: Log) -> Judgements:
     return Judgements(
         user_row_G, log.offset_U1[user_row_G], end_G, now_G,
         moment(now_G, head["device"], head["region"], head["subscription_tier"], born_G, log.vocabulary),
-        _parts(log, user_row_G, end_G, now_G),
+        impressions.parts(log, user_row_G, end_G, now_G),
         spread(frame["item_row"].to_numpy(), 0), spread(np.ones(len(group_P), bool), False), np.stack(labels, axis=2),
         spread(frame["propensity"].fill_null(float("nan")).to_numpy(), np.nan),
+        spread(frame["position"].cast(pl.Int64).to_numpy(), 0),
     )  # fmt: skip
-
-
-def _parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarray) -> np.ndarray:
-    if (cut := log.split.cut_ms) is not None:
-        validation = cut.test if cut.validation is None else cut.validation
-        return (now_G >= validation).astype(np.int8) + (now_G >= cut.test).astype(np.int8)
-    if not len(log.part_E):
-        return np.full(len(now_G), TRAIN, np.int8)
-    last_G = log.offset_U1[user_row_G + 1] - 1
-    nobody_G = last_G < log.offset_U1[user_row_G]
-    return np.where(nobody_G, TRAIN, log.part_E[np.minimum(end_G, last_G).clip(0)])
 
 
 def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negatives: int, seed: int) -> Judgements:
@@ -135,4 +104,5 @@ def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negativ
     return Judgements(
         user_row_N, log.offset_U1[user_row_N], event_N, log.timestamp_E[event_N], log.moment_EC[event_N], log.part_E[event_N],
         item_row_NK, there_NK, label_NKY, np.full(item_row_NK.shape, np.nan),
+        np.zeros(item_row_NK.shape, np.int64),
     )  # fmt: skip

@@ -30,7 +30,8 @@ class Catalogue:
 class Log:
     """Events sorted by user, then time, then item; user u owns offset_U1[u] ≤ e < offset_U1[u + 1], which may be none.
 
-    `propensity_E` is what the log says of having been shown, NaN where it says nothing. `prior_rating`, what an item without ratings is
+    `propensity_E` is what the log says of having been shown, NaN where it says nothing, and `position_E` where in the slate of its
+    request, 0 where nothing says so. `prior_rating`, what an item without ratings is
     taken to have, is the mean of the training part, and stays so whatever part of the log is looked at.
     """
 
@@ -45,6 +46,7 @@ class Log:
     part_E: np.ndarray
     moment_EC: np.ndarray
     propensity_E: np.ndarray
+    position_E: np.ndarray
     vocabulary: MomentVocabulary
     catalogue: Catalogue
     liked_from: float
@@ -68,6 +70,7 @@ class Log:
             "part_E",
             "moment_EC",
             "propensity_E",
+            "position_E",
         )
         return replace(self, offset_U1=np.concatenate([[0], np.cumsum(count_U)]), **{name: getattr(self, name)[keep_E] for name in names})
 
@@ -167,9 +170,9 @@ def retold(log: Log, tables: Tables) -> Log:
 
 
 def _with_context(split: Split) -> pl.DataFrame:
-    """The events of a split, in its order, with the propensity they were shown with and what is known of their users."""
+    """The events of a split, in its order, with the propensity and the position they were shown with and what is known of their users."""
     frame = split.events.with_row_index("order")
-    return _join_users(_join_propensity(frame, split.tables), split.tables).sort("order")
+    return _join_users(_join_impressions(frame, split.tables), split.tables).sort("order")
 
 
 def _arrays(
@@ -198,6 +201,7 @@ def _arrays(
             frame["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy(), vocabulary,
         ),
         propensity_E=frame["propensity"].fill_null(float("nan")).to_numpy(),
+        position_E=frame["position"].fill_null(0).cast(pl.Int64).to_numpy(),
         vocabulary=vocabulary,
         catalogue=catalogue,
         liked_from=liked_from,
@@ -206,8 +210,8 @@ def _arrays(
     )  # fmt: skip
 
 
-def _join_propensity(frame: pl.DataFrame, tables: Tables) -> pl.DataFrame:
-    shown = tables.impressions.select("request_id", "item_id", "propensity").unique(["request_id", "item_id"], keep="first")
+def _join_impressions(frame: pl.DataFrame, tables: Tables) -> pl.DataFrame:
+    shown = tables.impressions.select("request_id", "item_id", "propensity", "position").unique(["request_id", "item_id"], keep="first")
     return frame.join(shown, on=["request_id", "item_id"], how="left")
 
 

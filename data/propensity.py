@@ -3,46 +3,37 @@
 `propensity` belongs to exposure, never to sampling (that is `data.frequency`). Each estimator says what it assumes.
 """
 
-from typing import NamedTuple
-
 import numpy as np
+
+from data.impressions import Observed, Rows
 
 
 class PropensityError(ValueError):
     """A propensity that cannot be divided by; the message names the row."""
 
 
-class Exposure(NamedTuple):
-    """What an estimator may look at: liked events per item (I,), and for each training row its item and the logged propensity (NaN: none
-    was logged)."""
-
-    count_I: np.ndarray
-    item_row_N: np.ndarray
-    logged_N: np.ndarray
-
-
-def even(exposure: Exposure) -> np.ndarray:
+def even(observed: Observed, rows: Rows) -> np.ndarray:
     """Everything was equally likely to be shown: float32 ones (N,). Assumes nothing and corrects nothing."""
-    return np.ones(len(exposure.item_row_N), np.float32)
+    return np.ones(len(rows.item_row_N), np.float32)
 
 
-def logged(exposure: Exposure) -> np.ndarray:
+def logged(observed: Observed, rows: Rows) -> np.ndarray:
     """What the policy wrote down: (N,). Assumes that it wrote the truth.
 
     Raises:
         PropensityError: a row without one; the other estimators serve such logs.
     """
-    missing = np.isnan(exposure.logged_N)
+    missing = np.isnan(rows.logged_N)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
         raise PropensityError(
             f"training row {row} has no logged propensity ({missing.sum():,} of {len(missing):,} rows);"
             " choose bias=popularity or bias=none, or log them"
         )
-    return exposure.logged_N
+    return rows.logged_N
 
 
-def popularity(exposure: Exposure, *, power: float = 0.5) -> np.ndarray:
+def popularity(observed: Observed, rows: Rows, *, power: float = 0.5) -> np.ndarray:
     """Exposure grows with popularity: (count / largest count)^power, float32 (N,), never below that of one event.
 
     For logs without impressions (Saito et al. 2020, doi:10.1145/3336191.3371783, whose power is 0.5). Assumes that exposure depends
@@ -53,8 +44,8 @@ def popularity(exposure: Exposure, *, power: float = 0.5) -> np.ndarray:
     """
     if not 0 <= power <= 1:
         raise PropensityError(f"power is {power}; expected a number from 0 (no correction) to 1")
-    share_I = np.maximum(exposure.count_I, 1.0) / max(exposure.count_I.max(), 1.0)
-    return (share_I**power).astype(np.float32)[exposure.item_row_N]
+    share_I = np.maximum(observed.count_I, 1.0) / max(observed.count_I.max(), 1.0)
+    return (share_I**power).astype(np.float32)[rows.item_row_N]
 
 
 def ips_weight(propensity_B: np.ndarray, *, floor: float) -> np.ndarray:

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.bias import Bias
 from data.datamodule import Batches, RetrievalData, shuffled
+from data.examination import certain
 from data.log import read_log
 from data.propensity import even, logged, popularity
 from data.split import by_time
@@ -46,8 +48,7 @@ def made(log, **change):
     known = {
         "batch_size": 64,
         "history_length": 5,
-        "propensity": even,
-        "floor": 1.0,
+        "bias": Bias(even, certain, floor=1.0),
         "recency_half_life_days": None,
         "order": shuffled,
         "seed": 0,
@@ -64,7 +65,7 @@ def test_only_liked_training_events_are_rows():
 
 def test_popular_items_weigh_less_and_the_mean_weight_is_one():
     _, log = small()
-    data = made(log, propensity=partial(popularity, power=1.0), floor=0.2)
+    data = made(log, bias=Bias(partial(popularity, power=1.0), certain, floor=0.2))
     count, weight = log.item_count()[data.train_log.item_row_E[data.train_event]], data.weight_E[data.train_event]
     assert weight.mean() == pytest.approx(1, rel=1e-5)
     np.testing.assert_allclose(weight * np.maximum(count / count.max(), 0.2), weight[0] * max(count[0] / count.max(), 0.2), rtol=1e-4)
@@ -75,9 +76,9 @@ def test_logged_propensities_weigh_by_their_inverse():
     rows = made(log).train_event
     if np.isnan(log.before(1).propensity_E[rows]).any():
         with pytest.raises(ValueError, match="has no logged propensity"):
-            made(log, propensity=logged)
+            made(log, bias=Bias(logged, certain, floor=0.001))
     else:
-        weight = made(log, propensity=logged, floor=0.001).weight_E[rows]
+        weight = made(log, bias=Bias(logged, certain, floor=0.001)).weight_E[rows]
         product = weight * log.before(1).propensity_E[rows]
         np.testing.assert_allclose(product, product[0], rtol=1e-4)
 

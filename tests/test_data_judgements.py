@@ -3,7 +3,8 @@
 import numpy as np
 import polars as pl
 
-from data.judgements import events_before, retrieved, shown
+from data.impressions import events_before
+from data.judgements import retrieved, shown
 from data.log import read_log
 from data.split import TEST, TRAIN, VALIDATION, by_time, leave_last_out
 from tests.logs import small, tables

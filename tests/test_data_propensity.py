@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from data.frequency import log_in_batch, log_q
-from data.propensity import Exposure, PropensityError, even, ips_weight, logged, popularity
+from data.impressions import Observed, Rows, Shown
+from data.propensity import PropensityError, even, ips_weight, logged, popularity
 
-SEEN = Exposure(np.array([1, 4, 0]), np.array([0, 1, 1, 2]), np.array([0.5, 0.1, 1.0, 0.2]))
+NOTHING = Shown(*(np.zeros(0, np.int64) for _ in range(6)), (), *(np.zeros(0) for _ in range(3)))
+SEEN = Observed(np.array([1, 4, 0]), NOTHING)
+ROWS = Rows(np.array([0, 1, 1, 2]), np.array([0.5, 0.1, 1.0, 0.2]), np.zeros(4, np.int64), np.zeros(4, np.int64))
 
 
 def test_weights_by_hand():
@@ -26,19 +29,19 @@ def test_a_floor_is_a_probability():
 
 
 def test_estimators_by_hand():
-    assert even(SEEN).tolist() == [1, 1, 1, 1]
-    np.testing.assert_allclose(popularity(SEEN, power=0.5), [0.5, 1.0, 1.0, 0.5])
-    np.testing.assert_allclose(popularity(SEEN, power=0), 1)
-    assert logged(SEEN).tolist() == [0.5, 0.1, 1.0, 0.2]
+    assert even(SEEN, ROWS).tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(popularity(SEEN, ROWS, power=0.5), [0.5, 1.0, 1.0, 0.5])
+    np.testing.assert_allclose(popularity(SEEN, ROWS, power=0), 1)
+    assert logged(SEEN, ROWS).tolist() == [0.5, 0.1, 1.0, 0.2]
     with pytest.raises(PropensityError, match="power is 2"):
-        popularity(SEEN, power=2)
+        popularity(SEEN, ROWS, power=2)
 
 
 def test_only_the_logged_estimator_refuses_a_missing_one():
-    holes = SEEN._replace(logged_N=np.array([0.5, np.nan, 1.0, np.nan]))
+    holes = ROWS._replace(logged_N=np.array([0.5, np.nan, 1.0, np.nan]))
     with pytest.raises(PropensityError, match=r"training row 1 has no logged propensity \(2 of 4 rows\)"):
-        logged(holes)
-    assert len(even(holes)) == len(popularity(holes)) == 4
+        logged(SEEN, holes)
+    assert len(even(SEEN, holes)) == len(popularity(SEEN, holes)) == 4
 
 
 def test_log_q_is_the_share_of_rows():

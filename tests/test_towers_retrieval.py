@@ -11,7 +11,9 @@ import pytorch_lightning as L
 import torch
 import torch.multiprocessing
 
+from data.bias import Bias
 from data.datamodule import Events, RetrievalData, by_hour, shuffled
+from data.examination import certain
 from data.features import HOUR_MS
 from data.log import read_log
 from data.propensity import even, popularity
@@ -32,8 +34,7 @@ def data_of(log, **change):
     known = {
         "batch_size": 128,
         "history_length": 10,
-        "propensity": even,
-        "floor": 1.0,
+        "bias": Bias(even, certain, floor=1.0),
         "recency_half_life_days": None,
         "order": shuffled,
         "seed": 0,
@@ -151,8 +152,8 @@ def test_training_beats_popularity_on_a_world_with_tastes():
 def test_weights_of_one_change_no_bit():
     log = small()[1]
     states = []
-    for propensity in (even, partial(popularity, power=0.0)):
-        data = data_of(log, propensity=propensity)
+    for exposure in (even, partial(popularity, power=0.0)):
+        data = data_of(log, bias=Bias(exposure, certain, floor=1.0))
         task = task_of(data)
         trainer(max_epochs=1).fit(task, data)
         states.append(task.state_dict())
@@ -251,7 +252,7 @@ def _one_rank(rank: int, folder: str) -> None:
 
 def _gradient(rows: slice) -> dict[str, torch.Tensor]:
     log = small()[1]
-    data = data_of(log, propensity=partial(popularity, power=1.0), floor=0.05, batch_size=64)
+    data = data_of(log, bias=Bias(partial(popularity, power=1.0), certain, floor=0.05), batch_size=64)
     task = task_of(data, negatives=InBatchNegatives).eval()  # no dropout: what is random differs between processes
     task.epoch_loss, task.epoch_rows = torch.zeros(()), 0
     batch = Events.of(data.train_log, data.weight_E, torch.device("cpu")).batch(torch.as_tensor(data.train_event[:640:10])[rows], length=10)

@@ -4,7 +4,6 @@ Shapes: G groups · B groups of a batch · K items per group · X numbers · Y l
 """
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
-from data.features import ItemClock, PackedHistory, candidate_numbers, pack
+from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack
+from data.impressions import Rows, observed
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
-from data.propensity import Exposure, ips_weight
 from data.split import TEST, VALIDATION
 from towers.saved import SavedRetrieval
 
@@ -62,10 +62,10 @@ class RankingData(L.LightningDataModule):
 
     def __init__(
         self, log: Log, *, retrieval: str, batch_size: int, depth: int, negatives: int, clock_half_life_days: float,
-        propensity: Callable[[Exposure], np.ndarray], floor: float, parts: tuple[int, ...], seed: int,
+        bias: Bias, parts: tuple[int, ...], seed: int,
     ):  # fmt: skip
         super().__init__()
-        self.log, self.batch_size, self.depth, self.seed, self.floor, self.propensity = log, batch_size, depth, seed, floor, propensity
+        self.log, self.batch_size, self.depth, self.seed, self.bias = log, batch_size, depth, seed, bias
         self.model = SavedRetrieval.open(Path(retrieval))
         self.model.check_same_items(log)
         self.clock: ItemClock = log.clock(half_life_days=clock_half_life_days)
@@ -77,6 +77,7 @@ class RankingData(L.LightningDataModule):
         else:
             groups = self._beside_retrieved({*parts, TEST}, negatives)
         self.groups = groups
+        self.observed = observed(log, before=TEST)
         learn_G = np.isin(groups.part_G, parts)
         held_G = learn_G & (np.arange(len(learn_G)) % 10 == 0)
         self.fit_groups, self.choose_groups = groups.where(learn_G & ~held_G), groups.where(held_G)
@@ -118,11 +119,11 @@ class RankingData(L.LightningDataModule):
         history = history_at(self.log, groups.start_G, groups.end_G, groups.now_G, self.model.history_length)
         query_GD = ask(self.model, history, groups.moment_GC)
         number = self.numbers(query_GD, history, groups)
-        logged = groups.propensity_GK[groups.there_GK]
-        count_I = self.log.item_count()
-        weight_GK = np.zeros(groups.there_GK.shape, np.float32)
-        weight_GK[groups.there_GK] = ips_weight(
-            self.propensity(Exposure(count_I, groups.item_row_GK[groups.there_GK], logged)), floor=self.floor
+        there = groups.there_GK
+        device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
+        weight_GK = np.zeros(there.shape, np.float32)
+        weight_GK[there] = self.bias.click_weight(
+            self.observed, Rows(groups.item_row_GK[there], groups.propensity_GK[there], groups.position_GK[there], device_GK[there])
         )
         columns = (groups.moment_GC, groups.item_row_GK, number, groups.label_GKY, weight_GK)
         return RankingBatch(query_GD, *(torch.as_tensor(column) for column in columns))

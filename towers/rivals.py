@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from data.content import read_recipe
 from data.features import MomentVocabulary, is_liked, moment
-from data.judgements import events_before
+from data.impressions import events_before
 from data.log import Log, Queries, queries
 from data.split import TEST
 from towers.evaluation import DotProduct, ItemLists, Ranking, per_user, rank

@@ -1,0 +1,118 @@
+"""What was shown, as arrays: the impressions of a log beside the rows and words that the rest of it speaks in.
+
+Shapes: P impressions · N rows to be weighed · I catalogue.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from data.log import Log
+from data.split import TRAIN
+
+
+class Shown(NamedTuple):
+    """Impressions sorted by request and position. `request_P` counts requests from 0, `position_P` is 1 at the top, `device_P` a row of
+    the log's vocabulary (0 unknown), `arm_P` a place in `arms` (the null arm is ""), `logged_P` the logged propensity (NaN: none),
+    `clicked_P` 1, 0 or NaN where the log does not say."""
+
+    request_P: np.ndarray
+    user_row_P: np.ndarray
+    item_row_P: np.ndarray
+    position_P: np.ndarray
+    device_P: np.ndarray
+    arm_P: np.ndarray
+    arms: tuple[str, ...]
+    logged_P: np.ndarray
+    clicked_P: np.ndarray
+    timestamp_P: np.ndarray
+
+    def where(self, keep_P: np.ndarray) -> "Shown":
+        """The impressions kept; requests keep their numbers."""
+        return self._replace(**{name: getattr(self, name)[keep_P] for name in self._fields if name.endswith("_P")})
+
+
+class Observed(NamedTuple):
+    """What an estimator may look at, of the training part alone: liked events per item (I,), and what was shown (no rows where the log
+    has no impressions)."""
+
+    count_I: np.ndarray
+    shown: Shown
+
+
+class Rows(NamedTuple):
+    """Rows to be weighed: their item, the logged propensity (NaN: none), the position they were shown at (0: unknown, or nothing says
+    that they were shown) and the device (a vocabulary's row)."""
+
+    item_row_N: np.ndarray
+    logged_N: np.ndarray
+    position_N: np.ndarray
+    device_N: np.ndarray
+
+
+def frame(log: Log) -> pl.DataFrame:
+    """The impressions whose user and item the log knows, with `user_row` and `item_row` beside their own columns, the region of who gave
+    none filled with their home, and what is known of the user. Sorted by request, then position."""
+    tables = log.split.tables
+    user_row = pl.DataFrame(
+        {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}
+    )
+    item_row = pl.DataFrame(
+        {"item_id": log.catalogue.item_ids, "item_row": np.arange(len(log.catalogue.item_ids))},
+        schema={"item_id": pl.String, "item_row": pl.Int64},
+    )
+    home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
+    return (
+        tables.impressions.join(user_row, on="user_id", how="inner", maintain_order="left")
+        .join(item_row, on="item_id", how="inner", maintain_order="left")
+        .join(home, on="user_id", how="left", maintain_order="left")
+        .with_columns(region=pl.coalesce("region", "home"))
+        .sort("request_id", "position", maintain_order=True)
+    )
+
+
+def shown(log: Log, impressions: pl.DataFrame) -> Shown:
+    """Rows of `frame` as arrays."""
+    arm = impressions["arm"].fill_null("")
+    arms = tuple(sorted(arm.unique()))
+    return Shown(
+        request_P=impressions["request_id"].rle_id().to_numpy().astype(np.int64),
+        user_row_P=impressions["user_row"].to_numpy(),
+        item_row_P=impressions["item_row"].to_numpy(),
+        position_P=impressions["position"].to_numpy().astype(np.int64),
+        device_P=log.vocabulary.device.rows(impressions["device"].to_list()),
+        arm_P=np.searchsorted(np.array(arms, dtype=str), arm.to_numpy().astype(str)) if arms else np.zeros(0, np.int64),
+        arms=arms,
+        logged_P=impressions["propensity"].fill_null(float("nan")).to_numpy(),
+        clicked_P=impressions["clicked"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        timestamp_P=impressions["timestamp"].to_numpy(),
+    )
+
+
+def observed(log: Log, *, before: int) -> Observed:
+    """What may be looked at when the parts from `before` on are asked about."""
+    rows = frame(log)
+    known = shown(log, rows)
+    part_P = parts(log, known.user_row_P, events_before(log, known.user_row_P, known.timestamp_P), known.timestamp_P)
+    return Observed(log.before(before).item_count(), known.where(part_P < before))
+
+
+def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> np.ndarray:
+    """For each moment of a user, the position just after their last event strictly before it: int64 (P,)."""
+    times, rank = np.unique(np.concatenate([log.timestamp_E, timestamp_P]), return_inverse=True)
+    key_E = log.user_row_E * len(times) + rank[: len(log.timestamp_E)]
+    return np.searchsorted(key_E, user_row_P * len(times) + rank[len(log.timestamp_E) :], side="left")
+
+
+def parts(log: Log, user_row_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarray) -> np.ndarray:
+    """The part of each request: of its time where one cut parts all users, else of the user's next event at end_G, of their last where
+    there is none after it, and training where they have no event at all."""
+    if (cut := log.split.cut_ms) is not None:
+        validation = cut.test if cut.validation is None else cut.validation
+        return (now_G >= validation).astype(np.int8) + (now_G >= cut.test).astype(np.int8)
+    if not len(log.part_E):
+        return np.full(len(now_G), TRAIN, np.int8)
+    last_G = log.offset_U1[user_row_G + 1] - 1
+    nobody_G = last_G < log.offset_U1[user_row_G]
+    return np.where(nobody_G, TRAIN, log.part_E[np.minimum(end_G, last_G).clip(0)])
