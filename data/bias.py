@@ -68,15 +68,19 @@ class Bias:
     """One choice of `conf/bias`: how likely it was to be shown, how likely to be looked at, and how far to trust the inverse.
 
     `floor` is the least exposure · slope that is divided by, so that no weight exceeds 1 / floor: it trades bias for variance (clipping,
-    Bottou et al. 2013). `divisor` says which slope that is: `own_slope` or `item_slope`. `normaliser` is what a sum of weighted losses is
-    divided by: `by_weight` or `by_rows`. `imputation` guesses how wanted the rows of a ranker were, and makes its click label doubly
-    robust; None guesses nothing (`towers.losses.pseudo_label`).
+    Bottou et al. 2013); `cap` does the same whatever the scale of the propensities: no row weighs more than that many times the mean.
+    `divisor` says which slope that is: `own_slope` or `item_slope`. `normaliser` is what a sum of weighted losses is divided by:
+    `by_weight` or `by_rows`. `beside` is how much retrieval's choice among what stood in the same slate counts, where its choice among
+    all items counts 1 (`towers.losses.choice_among_shown`). `imputation` guesses how wanted the rows of a ranker were, and makes its click
+    label doubly robust; None guesses nothing (`towers.losses.pseudo_label`).
     """
 
     exposure: Callable[[Observed, Rows], np.ndarray]
     examination: Examiner
     floor: float
+    cap: float = float("inf")
     divisor: Callable[[Examiner, Observed, Rows, np.ndarray], np.ndarray] = own_slope
+    beside: float = 0.0
     normaliser: Callable[[Tensor], Tensor] = by_weight
     imputation: Imputation | None = None
 
@@ -102,7 +106,7 @@ class Bias:
             PropensityError: an exposure or a slope that is no probability, by row.
         """
         chances = self.chances(observed, rows)
-        return ips_weight(chances.exposure_N * chances.expected_N, floor=self.floor) * (1 - chances.offset_N).astype(np.float32)
+        return self._capped(chances.exposure_N * chances.expected_N) * (1 - chances.offset_N).astype(np.float32)
 
     def outcome_weight(self, observed: Observed, rows: Rows) -> np.ndarray:
         """What a clicked row weighs where something is learned that is known only after a click (seconds watched, a rating), float32 (N,):
@@ -112,7 +116,7 @@ class Bias:
             PropensityError: an exposure or a slope that is no probability, by row.
         """
         chances = self.chances(observed, rows)
-        return ips_weight(chances.exposure_N * chances.expected_N, floor=self.floor)
+        return self._capped(chances.exposure_N * chances.expected_N)
 
     def exposure_weight(self, observed: Observed, rows: Rows) -> np.ndarray:
         """What a shown row weighs whose label is a pseudo label, clicked or not, float32 (N,): 1 / max(exposure, floor); the label itself
@@ -121,7 +125,11 @@ class Bias:
         Raises:
             PropensityError: an exposure that is no probability, by row.
         """
-        return ips_weight(self.chances(observed, rows).exposure_N, floor=self.floor)
+        return self._capped(self.chances(observed, rows).exposure_N)
+
+    def _capped(self, propensity_N: np.ndarray) -> np.ndarray:
+        weight_N = ips_weight(propensity_N, floor=self.floor)
+        return np.minimum(weight_N, np.float32(self.cap) * weight_N.mean()) if len(weight_N) else weight_N
 
 
 def _refuse(name: str, value_N: np.ndarray, right_N: np.ndarray, expected: str) -> None:

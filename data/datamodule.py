@@ -1,6 +1,6 @@
 """Batches for retrieval: tensors live on the training device, a batch is a slice of a shuffled index.
 
-Shapes: B rows · L history length · C moment columns · E events · I catalogue.
+Shapes: B rows · L history length · C moment columns · E events · S places of a slate · T targets · I catalogue.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data.beside import Beside, beside, nothing_beside
 from data.bias import Bias
 from data.features import MOMENT, pack
 from data.impressions import Rows, observed
-from data.log import Log, Queries, days_before_end, queries
+from data.log import Log, Queries, days_before_end, queries, target_events
 from data.split import TEST, TRAIN, VALIDATION
 
 MADE_AT_ONCE = 16_384
@@ -24,7 +25,8 @@ MADE_AT_ONCE = 16_384
 
 
 class RetrievalBatch(NamedTuple):
-    """Who wanted what, when (ms UTC), after which history. int64 but for the weight (float32)."""
+    """Who wanted what, when (ms UTC), after which history, and what stood beside it and was skipped (`data.beside`; S = 0 where that is not
+    asked). int64 but for weights and odds (float32)."""
 
     user_row_B: Tensor
     item_row_B: Tensor
@@ -34,6 +36,9 @@ class RetrievalBatch(NamedTuple):
     moment_BC: Tensor
     weight_B: Tensor
     now_B: Tensor
+    skipped_row_BS: Tensor
+    log_odds_BS: Tensor
+    choice_weight_B: Tensor
 
 
 class Events(NamedTuple):
@@ -46,22 +51,25 @@ class Events(NamedTuple):
     timestamp_E: Tensor
     moment_EC: Tensor
     weight_E: Tensor
+    beside: Beside
 
     @classmethod
-    def of(cls, log: Log, weight_E: np.ndarray, device: torch.device) -> "Events":
-        """`log` on `device`."""
+    def of(cls, log: Log, weight_E: np.ndarray, device: torch.device, beside: Beside | None = None) -> "Events":
+        """`log` on `device`, with what stood beside each event, where that is asked for."""
         columns = (log.offset_U1, log.user_row_E, log.item_row_E, log.event_code_E, log.timestamp_E, log.moment_EC, weight_E)
-        return cls(*(torch.as_tensor(column, device=device) for column in columns))
+        beside = nothing_beside(len(log.item_row_E)) if beside is None else beside
+        return cls(*(torch.as_tensor(column, device=device) for column in columns), beside.on(device))
 
     def batch(self, event_B: Tensor, *, length: int) -> RetrievalBatch:
         """Each event as the answer to the question asked just before it happened."""
-        user_row_B, now_B = self.user_row_E[event_B], self.timestamp_E[event_B]
+        user_row_B, item_row_B, now_B = self.user_row_E[event_B], self.item_row_E[event_B], self.timestamp_E[event_B]
         history = pack(
             self.item_row_E, self.event_code_E, self.timestamp_E,
             start_B=self.offset_U1[user_row_B], end_B=event_B, now_B=now_B, length=length,
         )  # fmt: skip
         return RetrievalBatch(
-            user_row_B, self.item_row_E[event_B], *history.arrays(), self.moment_EC[event_B], self.weight_E[event_B], now_B
+            user_row_B, item_row_B, *history.arrays(), self.moment_EC[event_B], self.weight_E[event_B], now_B,
+            *self.beside.of(event_B, item_row_B),
         )  # fmt: skip
 
 
@@ -113,6 +121,11 @@ def whole_part(part: int, *, there: bool) -> DataLoader:
     return DataLoader([part] if there else [], batch_size=None)
 
 
+def _rows(log: Log, event_N: np.ndarray) -> Rows:
+    device_N = log.moment_EC[event_N, MOMENT.index("device")]
+    return Rows(log.item_row_E[event_N], log.propensity_E[event_N], log.position_E[event_N], device_N)
+
+
 class RetrievalData(L.LightningDataModule):
     """Rows, questions and weights of one log.
 
@@ -147,25 +160,26 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(
                 f"the training part has no liked event among {len(self.train_log.item_row_E):,}; is liked_from={log.liked_from} too high?"
             )
-        self.normaliser = bias.normaliser
-        self.weight_E = self._weights(bias, recency_half_life_days)
+        self.bias, self.observed = bias, observed(log, before=VALIDATION)
+        self.weight_E = np.zeros(len(self.train_log.item_row_E), np.float32)
+        self.weight_E[self.train_event] = bias.click_weight(self.observed, _rows(self.train_log, self.train_event))
+        age_E = np.ones(len(self.weight_E), np.float32)
+        if recency_half_life_days is not None:
+            age_E = np.exp2(-days_before_end(self.train_log) / recency_half_life_days).astype(np.float32)
+        self.weight_E *= age_E
+        train_E = log.part_E < VALIDATION
+        self.beside = beside(log, bias, self.observed).where(train_E).weighed(age_E) if bias.beside else None
 
-    def _weights(self, bias: Bias, half_life_days: float | None) -> np.ndarray:
-        log, rows = self.train_log, self.train_event
-        weight_E = np.zeros(len(log.item_row_E), np.float32)
-        weight_E[rows] = bias.click_weight(
-            observed(self.log, before=VALIDATION),
-            Rows(log.item_row_E[rows], log.propensity_E[rows], log.position_E[rows], log.moment_EC[rows, MOMENT.index("device")]),
-        )
-        if half_life_days is not None:
-            weight_E[rows] *= np.exp2(-days_before_end(log)[rows] / half_life_days)
-        return weight_E
+    def target_weight(self, part: int) -> np.ndarray:
+        """What each target of `questions(part)` weighs by the bias of training, float32 (T,): what a model is chosen by is as biased as
+        what it learns from. Of the log, the estimators know the training part alone."""
+        return self.bias.click_weight(self.observed, _rows(self.log, target_events(self.log, part)))
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches, on the trainer's device."""
         trainer = self.trainer
         device = trainer.strategy.root_device
-        events = Events.of(self.train_log, self.weight_E, device)
+        events = Events.of(self.train_log, self.weight_E, device, self.beside)
         row_N = torch.as_tensor(self.train_event, device=device)
         return Batches(
             row_N, lambda event_B: events.batch(event_B, length=self.history_length), order=partial(self.order, events.timestamp_E[row_N]),

@@ -34,8 +34,8 @@ class Shown(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What an estimator may look at, of the training part alone: liked events per item (I,), and what was shown (no rows where the log
-    has no impressions)."""
+    """What an estimator may look at, of the training part alone: how many users each item has an event of, liked or not (I,), and what was
+    shown (no rows where the log has no impressions)."""
 
     count_I: np.ndarray
     shown: Shown
@@ -95,7 +95,13 @@ def observed(log: Log, *, before: int) -> Observed:
     rows = frame(log)
     known = shown(log, rows)
     part_P = parts(log, known.user_row_P, events_before(log, known.user_row_P, known.timestamp_P), known.timestamp_P)
-    return Observed(log.before(before).item_count(), known.where(part_P < before))
+    return Observed(_users_of(log.before(before)), known.where(part_P < before))
+
+
+def _users_of(log: Log) -> np.ndarray:
+    """Who rates an item low, or skips it, has met it too: an item's users, int64 (I,)."""
+    items = len(log.catalogue.item_ids)
+    return np.bincount(np.unique(log.user_row_E * items + log.item_row_E) % items, minlength=items)
 
 
 def events_before(log: Log, user_row_P: np.ndarray, timestamp_P: np.ndarray) -> np.ndarray:

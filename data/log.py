@@ -113,12 +113,8 @@ def queries(log: Log, part: int) -> Queries:
 
     What is seen is every item of the user's earlier parts, whatever the event. A target that was seen before stays a target.
     """
-    history = log.before(part)
-    event = log.liked(part)
+    history, event = log.before(part), target_events(log, part)
     user_row, item_row = log.user_row_E[event], log.item_row_E[event]
-    _, first = np.unique(user_row * len(log.catalogue.item_ids) + item_row, return_index=True)
-    first.sort()
-    event, user_row, item_row = event[first], user_row[first], item_row[first]
     user_row_Q, start, count = np.unique(user_row, return_index=True, return_counts=True)
     start_Q, end_Q = history.offset_U1[user_row_Q], history.offset_U1[user_row_Q + 1]
     seen_offset = np.concatenate([[0], np.cumsum(end_Q - start_Q)])
@@ -127,6 +123,13 @@ def queries(log: Log, part: int) -> Queries:
         history, user_row_Q, start_Q, end_Q, log.timestamp_E[event[start]], log.moment_EC[event[start]],
         np.concatenate([[0], np.cumsum(count)]), item_row, seen_offset, history.item_row_E[seen],
     )  # fmt: skip
+
+
+def target_events(log: Log, part: int) -> np.ndarray:
+    """The event behind each target of `queries`, in its order: a user's first liked event of each item in `part`, (T,)."""
+    event = log.liked(part)
+    _, first = np.unique(log.user_row_E[event] * len(log.catalogue.item_ids) + log.item_row_E[event], return_index=True)
+    return event[np.sort(first)]
 
 
 def popularity_clocks(log: Log, half_lives_days: tuple[float, ...]) -> tuple[ItemClock, ...]:

@@ -34,7 +34,7 @@ def logged(observed: Observed, rows: Rows) -> np.ndarray:
 
 
 def popularity(observed: Observed, rows: Rows, *, power: float = 0.5) -> np.ndarray:
-    """Exposure grows with popularity: (count / largest count)^power, float32 (N,), never below that of one event.
+    """Exposure grows with popularity: (users / most users of an item)^power, float32 (N,), never below that of one user.
 
     For logs without impressions (Saito et al. 2020, doi:10.1145/3336191.3371783, whose power is 0.5). Assumes that exposure depends
     on the item alone and that popularity follows from it.

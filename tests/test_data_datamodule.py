@@ -66,8 +66,11 @@ def test_only_liked_training_events_are_rows():
 def test_popular_items_weigh_less():
     _, log = small()
     data = made(log, bias=Bias(partial(popularity, power=1.0), certain, floor=0.2))
-    count, weight = log.item_count()[data.train_log.item_row_E[data.train_event]], data.weight_E[data.train_event]
-    np.testing.assert_allclose(weight, 1 / np.maximum(count / count.max(), 0.2), rtol=1e-5)
+    train = data.train_log  # users, and not events, of an item: one who liked it twice has met it once
+    pairs = set(zip(train.user_row_E.tolist(), train.item_row_E.tolist(), strict=True))
+    count_I = np.bincount([item for _, item in pairs], minlength=len(log.catalogue.item_ids))
+    count, weight = count_I[train.item_row_E[data.train_event]], data.weight_E[data.train_event]
+    np.testing.assert_allclose(weight, 1 / np.maximum(count / count_I.max(), 0.2), rtol=1e-5)
 
 
 def test_logged_propensities_weigh_by_their_inverse():

@@ -94,6 +94,20 @@ class _BlockedSoftmax(torch.autograd.Function):
         return grad * grad_query_BD, grad * grad_candidate_MD, None, None, None, None, None
 
 
+def choice_among_shown(
+    own_B: Tensor, skipped_BS: Tensor, *, log_odds_BS: Tensor, weight_B: Tensor, normaliser: Callable[[Tensor], Tensor] = by_weight
+) -> Tensor:
+    """Of what stood side by side, why this one? Σ w·log(1 + Σⱼ odds_j·e^(s_j − s)) / Σ w, over what was shown beside it and skipped.
+
+    s = `own_B` and s_j = `skipped_BS` are logits, odds_j = slope_j / slope how much likelier j was to be looked at (their logs −∞ where
+    nothing stood). It is the conditional logit (McFadden 1974) of one click among what was shown, so that what was shown, and how likely
+    that was, drops out: no weight is needed, and none makes it noisy. 0 for a row with nothing beside it.
+    """
+    logit_BS = torch.cat([own_B[:, None], skipped_BS + log_odds_BS], dim=1)
+    loss_B = F.cross_entropy(logit_BS, torch.zeros(len(own_B), dtype=torch.int64, device=own_B.device), reduction="none")
+    return weighted_mean(loss_B, weight_B, normaliser)
+
+
 def pseudo_label(
     click_B: Tensor, slope_B: Tensor, offset_B: Tensor, imputed_B: Tensor, *, floor: float, expected_B: Tensor | None = None
 ) -> Tensor:

@@ -17,10 +17,11 @@ from data.datamodule import RetrievalBatch, RetrievalData
 from data.features import HOUR_MS, ItemClock, pack
 from data.log import Log, Queries, hour_after, popularity_clocks
 from towers.evaluation import DotProduct, ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
-from towers.losses import sampled_softmax
+from towers.losses import choice_among_shown, sampled_softmax
 from towers.negatives import Candidates, distinct
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
 from towers.two_tower import prior
+from towers.unbiased import judged, weighted_means
 
 
 def joint(total: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class RetrievalTask(L.LightningModule):
         log, catalogue = data.log, data.log.catalogue
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
-        self.loss, self.normaliser, self.dense_optimizer = loss, data.normaliser, dense_optimizer
+        self.loss, self.normaliser, self.beside, self.dense_optimizer = loss, data.bias.normaliser, data.bias.beside, dense_optimizer
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -110,17 +111,28 @@ class RetrievalTask(L.LightningModule):
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
         candidates = self.negatives(batch.item_row_B)
-        candidate_MD, input_RD, history_BL = self.look_up(candidates.row_M, batch.history_row_BL)
-        prior_MP = self.priors(candidates.row_M, self.hour_known(batch.now_B) if self.clocks else None)
+        row_M, hour = candidates.row_M, self.hour_known(batch.now_B) if self.clocks else None
+        asked_N = torch.cat([row_M, batch.skipped_row_BS.flatten()]) if batch.skipped_row_BS.numel() else row_M
+        asked_ND, input_RD, history_BL = self.look_up(asked_N, batch.history_row_BL)
+        vector_ND, query_BD = self.item_tower.vector(asked_ND, self.priors(asked_N, hour)), self.user_tower.ask(batch, input_RD, history_BL)
+        vector_MD, skipped_BSD = vector_ND[: len(row_M)], vector_ND[len(row_M) :].view(*batch.skipped_row_BS.shape, vector_ND.shape[1])
         loss = self.loss(
-            self.user_tower.ask(batch, input_RD, history_BL),
-            self.item_tower.vector(candidate_MD, prior_MP),
+            query_BD,
+            vector_MD,
             target_B=candidates.target_B,
-            log_q_M=self.negatives.log_q(candidates.row_M, prior_MP),
+            log_q_M=self.negatives.log_q(row_M, self.priors(row_M, hour)),
             weight_B=batch.weight_B,
             temperature=self.temperature,
             weight_sum=joint(self.normaliser(batch.weight_B)),
         )
+        if self.beside:
+            loss = loss + self.beside * choice_among_shown(
+                (query_BD * vector_MD[candidates.target_B]).sum(1) / self.temperature,
+                torch.einsum("bd,bsd->bs", query_BD, skipped_BSD) / self.temperature,
+                log_odds_BS=batch.log_odds_BS,
+                weight_B=batch.choice_weight_B,
+                normaliser=lambda weight_B: joint(weight_B.sum()),
+            )
         self.epoch_loss += loss.detach()
         self.epoch_rows += len(batch.item_row_B)
         return loss
@@ -175,14 +187,19 @@ class RetrievalTask(L.LightningModule):
             asked.moment_QC[rows],
             asked.now_Q[rows],
             asked.now_Q[rows],
+            *(np.zeros((len(asked.now_Q[rows]), 0)) for _ in range(3)),
         )
         batch = RetrievalBatch(*(torch.as_tensor(column, device=self.device) for column in columns))
         return self.user_tower.ask(batch, input_ID, batch.history_row_BL)
 
+    def vectors(self, asked: Queries) -> tuple[Tensor, Tensor]:
+        """Queries (Q, D) of all questions, and the vectors (I, D) of all items just before them."""
+        input_ID, vector_ID = self.item_rows(asked.history).split(self.width, dim=1)
+        return self.queries(asked, input_ID), vector_ID
+
     def rank(self, asked: Queries) -> Ranking:
         """Full ranking of the whole catalogue for all questions."""
-        input_ID, vector_ID = self.item_rows(asked.history).split(self.width, dim=1)
-        query_QD = self.queries(asked, input_ID)
+        query_QD, vector_ID = self.vectors(asked)
         as_tensor = lambda array: torch.as_tensor(array, device=self.device)  # noqa: E731
         return rank(
             DotProduct(query_QD, vector_ID),
@@ -194,9 +211,11 @@ class RetrievalTask(L.LightningModule):
         )
 
     def validation_step(self, part: int, _) -> None:
-        """Rank the validation questions; means only, since this runs every few epochs."""
-        values = per_user(self.rank(self.trainer.datamodule.questions(part)), self.ks)
-        self.log_dict({f"val/{name}": value_U.mean().float() for name, value_U in values.items()}, batch_size=1)
+        """Rank the validation questions, each target weighed as training would; means only, since this runs every few epochs."""
+        data: RetrievalData = self.trainer.datamodule
+        weight_T = torch.as_tensor(data.target_weight(part), device=self.device)
+        values = weighted_means(self.rank(data.questions(part)), self.ks, weight_T)
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=1)
 
     def test_step(self, part: int, _) -> None:
         """Rank the test questions: means with intervals, slices, and what the lists are like."""
@@ -210,6 +229,7 @@ class RetrievalTask(L.LightningModule):
         figures = summary(per_user(ranking, self.ks))
         figures |= slices(ranking, self.ks, history_length_U=self.test_history_length.to(self.device), train_count_I=self.count_I)
         figures |= beside_popularity(ranking, seen, min(self.ks), train_count_I=self.count_I, item_vector_ID=content_IF)
+        figures |= judged(self.trainer.datamodule.log, part, asked, *self.vectors(asked))
         figures |= {"users": float(len(ranking.user_row_U)), "seen_targets": float(ranking.seen_target_count)}
         self.log_dict({f"test/{name}": value for name, value in figures.items()}, batch_size=1)
 
