@@ -1,25 +1,86 @@
 """The probability of having been looked at: a click on position 8 says more than one on position 1.
 
-It is never `propensity`, the probability of having been shown (`data.propensity`). Each estimator says what it assumes.
+It is never `propensity`, the probability of having been shown (`data.propensity`). Each estimator says what it assumes. Slopes are known
+up to one factor, which a self-normalised loss does not see: the top of a curve is 1.
 
-Shapes: N rows to be weighed.
+Shapes: N rows to be weighed · K positions.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data.impressions import Observed, Rows
+from data.curve import Context, Curve, Estimate, Examination, by_device, curve_of, everybody
+from data.harvest import harvest
+from data.impressions import Observed, Rows, Shown, of_arms
+from data.propensity import PropensityError
+from data.strata import by_belief, by_item
 
-
-class Examination(NamedTuple):
-    """P(click | shown) = slope · relevance + offset, (N,) each. Without trust bias the slope is the probability of being looked at and
-    the offset is 0."""
-
-    slope_N: np.ndarray
-    offset_N: np.ndarray
+__all__ = [
+    "Examination", "Curve", "certain", "given", "randomised", "harvested",
+    "randomised_curve", "harvested_curve", "everybody", "by_device", "by_item", "by_belief",
+]  # fmt: skip
 
 
 def certain(observed: Observed, rows: Rows) -> Examination:
     """Whatever was shown was looked at. Assumes nothing of positions and corrects nothing."""
     return Examination(np.ones(len(rows.item_row_N)), np.zeros(len(rows.item_row_N)))
+
+
+def given(observed: Observed, rows: Rows, *, curve: Sequence[float]) -> Examination:
+    """A curve known beforehand, from the top down: of an experiment or a paper. Below its end its last value holds; a row of unknown
+    position weighs as the log's clicks do on average.
+
+    Raises:
+        PropensityError: a value outside (0, 1], by position, or no value.
+    """
+    slope_K = np.asarray(curve, np.float64)
+    bad = np.flatnonzero(~((slope_K > 0) & (slope_K <= 1)))
+    if len(bad) or not len(slope_K):
+        what = f"position {bad[0] + 1} is {slope_K[bad[0]]}" if len(bad) else "it is empty"
+        raise PropensityError(f"the given curve of examination: {what}; expected probabilities in (0, 1]")
+    K = len(slope_K)
+    shown = observed.shown
+    clicked = (shown.clicked_P == 1) & (shown.position_P > 0)
+    clicks_K = np.bincount(np.minimum(shown.position_P[clicked], K) - 1, minlength=K)
+    columns = (slope_K, np.zeros(K), np.zeros(K), np.ones(K, bool), clicks_K)
+    return Curve((), *(column[None] for column in columns), {"clicks": float(clicks_K.sum())}).at(rows)
+
+
+def randomised_curve(observed: Observed, *, arms: Sequence[str], context: Context = everybody) -> Curve:
+    """Click rate by position in slates of random order, relative to the topmost: all that differs is attention.
+
+    Assumes that `arms` ordered by chance alone (Joachims et al., WSDM 2017; Radlinski & Joachims 2006).
+
+    Raises:
+        OverlapError: an arm that is not in the log, whose arms are named; or fewer than two positions with clicks.
+    """
+    return curve_of(of_arms(observed.shown, arms), context, lambda shown: harvest(shown, np.zeros(len(shown.position_P), np.int64)))
+
+
+def randomised(observed: Observed, rows: Rows, *, arms: Sequence[str], context: Context = everybody) -> Examination:
+    """`randomised_curve`, looked up."""
+    return randomised_curve(observed, arms=arms, context=context).at(rows)
+
+
+def harvested_curve(observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody) -> Curve:
+    """Examination from alike impressions at several positions (`data.harvest`); `strata` says which are alike (`data.strata`).
+
+    `by_belief` is for logs with propensities, whatever the policy knows of people; `by_item` for those without, and right where position
+    does not follow a person's taste.
+
+    Raises:
+        OverlapError: no clicks, or no two positions hold alike impressions.
+    """
+
+    def estimate(shown: Shown) -> Estimate:
+        return harvest(shown, strata(shown))
+
+    return curve_of(observed.shown, context, estimate)
+
+
+def harvested(
+    observed: Observed, rows: Rows, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody
+) -> Examination:
+    """`harvested_curve`, looked up."""
+    return harvested_curve(observed, strata=strata, context=context).at(rows)

@@ -3,12 +3,14 @@
 Shapes: P impressions · N rows to be weighed · I catalogue.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from data.log import Log
+from data.overlap import OverlapError
 from data.split import TRAIN
 
 
@@ -49,6 +51,19 @@ class Rows(NamedTuple):
     logged_N: np.ndarray
     position_N: np.ndarray
     device_N: np.ndarray
+
+
+def of_arms(shown: Shown, arms: Sequence[str]) -> Shown:
+    """The impressions of these arms.
+
+    Raises:
+        OverlapError: one of them is not in the log; those that are, are named.
+    """
+    missing = [arm for arm in arms if arm not in shown.arms]
+    if missing or not arms:
+        there = ", ".join(repr(arm) for arm in shown.arms) or "none"
+        raise OverlapError(f"the log has no randomised arm {', '.join(map(repr, missing)) or '(none was named)'}; its arms: {there}")
+    return shown.where(np.isin(shown.arm_P, [shown.arms.index(arm) for arm in arms]))
 
 
 def frame(log: Log) -> pl.DataFrame:
