@@ -1,4 +1,4 @@
-"""How much of what position and exposure spoil does correction give back? Ten seeds of a simulated world, judged by what people really want.
+"""How much of what position and exposure spoil does correction give back? Ten seeds of simulated worlds, judged by what people want.
 
     python -m bench.bias                                        # the strong and the misspecified world
     python -m bench.bias --exponents 0.8,1.2,2 --neighbour 0.3  # any other attention, by device, under the strong world's policy
@@ -6,7 +6,7 @@
 The two-tower of conf/experiment/world_two_tower.yaml is trained on one log in four ways:
 
 - raw: `bias=none`, its clicks as they are.
-- corrected: `--bias` (bias=counted_position): exposure counted, examination estimated from the clicks of the training part.
+- corrected: `--bias` (bias=slates): exposure counted, examination estimated from the clicks of the training part.
 - ceiling, the true curve: the same, told the true probability of being looked at of every impression.
 - true: as many positives, of the same users at the same moments, but each drawn in proportion to true relevance from the whole catalogue:
   what would have been clicked had everything been shown and looked at. log q is of what was drawn.
@@ -39,7 +39,7 @@ from data.audience import END_MS
 from data.bias import Bias
 from data.datamodule import Batches, Events, RetrievalBatch, RetrievalData
 from data.examination import Examination
-from data.features import moment
+from data.features import moment, pack
 from data.impressions import events_before, frame, shown
 from data.log import Log, Queries, read_log
 from data.outcomes import Attention
@@ -72,12 +72,11 @@ class Drawn(RetrievalData):
 
         def make(at_N: torch.Tensor) -> RetrievalBatch:
             n = place[at_N]
-            batch = events.batch(rows["end"][n].clamp(max=len(events.item_row_E) - 1), length=self.history_length)
-            history = events.history(rows["user"][n], rows["end"][n], rows["now"][n], length=self.history_length)
-            return batch._replace(
-                user_row_B=rows["user"][n], item_row_B=rows["item"][n], moment_BC=rows["moment"][n], now_B=rows["now"][n],
-                weight_B=torch.ones(len(n)), **dict(zip(("history_row_BL", "event_code_BL", "age_minutes_BL"), history, strict=True)),
-            )  # fmt: skip
+            user_N, end_N, now_N = rows["user"][n], rows["end"][n], rows["now"][n]
+            columns = (events.item_row_E, events.event_code_E, events.timestamp_E)
+            history = pack(*columns, start_B=events.offset_U1[user_N], end_B=end_N, now_B=now_N, length=self.history_length)
+            nothing = events.beside.of(torch.zeros_like(n), rows["item"][n])
+            return RetrievalBatch(user_N, rows["item"][n], *history.arrays(), rows["moment"][n], torch.ones(len(n)), now_N, *nothing)
 
         order = partial(self.order, rows["now"][place])
         return Batches(torch.arange(len(place)), make, order=order, batch_size=self.batch_size, seed=self.seed, epoch=epoch)
@@ -251,7 +250,7 @@ def main() -> None:
     parser.add_argument("--exponents", help="of attention on mobile, desktop and tv: 1.5,1.5,1.5; under the strong world's policy")
     parser.add_argument("--neighbour", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--bias", default="counted_position", help="a choice of conf/bias")
+    parser.add_argument("--bias", default="slates", help="a choice of conf/bias")
     parser.add_argument("overrides", nargs="*", help="of conf/train.yaml, for every way of training")
     asked = parser.parse_intermixed_args()
     worlds = {name: getattr(World, name) for name in asked.worlds.split(",")}

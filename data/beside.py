@@ -41,7 +41,7 @@ class Beside(NamedTuple):
 
     def on(self, device: torch.device) -> Self:
         """As tensors there."""
-        return type(self)(*(torch.as_tensor(column, device=device) for column in self[:-1]), self.S)
+        return type(self)(*(torch.tensor(column, device=device) for column in self[:-1]), self.S)
 
     def of(self, event_B: Tensor, item_row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Items (B, S); log(slope there / slope of the event's own place), −∞ where nothing was skipped; and the weight of each choice,
@@ -80,9 +80,14 @@ def beside(log: Log, bias: Bias, observed: Observed) -> Beside:
     slates = impressions.select("request_id").with_row_index("first").group_by("request_id").agg(pl.col("first").min(), count=pl.len())
     events = log.split.events.select("request_id").join(slates, on="request_id", how="left", maintain_order="left")
     count_E = np.minimum(events["count"].fill_null(0).to_numpy().astype(np.int64), MOST)
-    slope_P = bias.chances(observed, Rows(told.item_row_P, told.logged_P, told.position_P, told.device_P)).slope_N
     device_E = log.moment_EC[:, MOMENT.index("device")]
-    slope_E = bias.chances(observed, Rows(log.item_row_E, log.propensity_E, log.position_E, device_E)).slope_N
+    both = zip(
+        (told.item_row_P, told.logged_P, told.position_P, told.device_P),
+        (log.item_row_E, log.propensity_E, log.position_E, device_E),
+        strict=True,
+    )
+    slope_PE = bias.examination(observed, Rows(*(np.concatenate(pair) for pair in both))).slope_N
+    slope_P, slope_E = slope_PE[: len(place_P)], slope_PE[len(place_P) :]
     skipped_P = (told.clicked_P == 0) & (place_P < MOST)
     log_slope_P = np.where(skipped_P, np.log(slope_P), -np.inf).astype(np.float32)
     return Beside(

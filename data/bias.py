@@ -34,22 +34,21 @@ def by_rows(weight_N: Tensor) -> Tensor:
 Examiner = Callable[[Observed, Rows], Examination]
 
 
-def own_slope(examination: Examiner, observed: Observed, rows: Rows, slope_N: np.ndarray) -> np.ndarray:
+def own_slope(observed: Observed, rows: Rows, slope_N: np.ndarray, slope_P: np.ndarray) -> np.ndarray:
     """Each row by the slope of its own place: `slope_N`. Assumes nothing more; a click at the bottom outweighs twenty at the top."""
     return slope_N
 
 
-def item_slope(examination: Examiner, observed: Observed, rows: Rows, slope_N: np.ndarray) -> np.ndarray:
+def item_slope(observed: Observed, rows: Rows, slope_N: np.ndarray, slope_P: np.ndarray) -> np.ndarray:
     """Each row by the mean slope of its item, over everywhere that the training part showed it, (N,); by `slope_N` where that is nowhere.
 
     A shown item is looked at with that probability, so that its clicks, wherever they fell, count alike and still add up to the same
     (policy-aware, Oosterhuis & de Rijke 2020, arXiv 2005.09035): far less noise. Assumes that where an item stood did not depend on who
     looked.
     """
-    shown = observed.shown
-    slope_P = examination(observed, Rows(shown.item_row_P, shown.logged_P, shown.position_P, shown.device_P)).slope_N
-    count_I = np.bincount(shown.item_row_P, minlength=len(observed.count_I))
-    mean_I = np.bincount(shown.item_row_P, slope_P, minlength=len(observed.count_I)) / np.maximum(count_I, 1)
+    item_row_P, items = observed.shown.item_row_P, len(observed.count_I)
+    count_I = np.bincount(item_row_P, minlength=items)
+    mean_I = np.bincount(item_row_P, slope_P, minlength=items) / np.maximum(count_I, 1)
     return np.where(count_I[rows.item_row_N] > 0, mean_I[rows.item_row_N], slope_N)
 
 
@@ -79,7 +78,7 @@ class Bias:
     examination: Examiner
     floor: float
     cap: float = float("inf")
-    divisor: Callable[[Examiner, Observed, Rows, np.ndarray], np.ndarray] = own_slope
+    divisor: Callable[[Observed, Rows, np.ndarray, np.ndarray], np.ndarray] = own_slope
     beside: float = 0.0
     normaliser: Callable[[Tensor], Tensor] = by_weight
     imputation: Imputation | None = None
@@ -91,11 +90,14 @@ class Bias:
             PropensityError: an exposure or a slope that is no probability above 0, or an offset outside [0, 1): by row.
         """
         exposure_N = np.asarray(self.exposure(observed, rows), np.float64)
-        slope_N, offset_N = (np.asarray(column, np.float64) for column in self.examination(observed, rows))
+        shown, N = observed.shown, len(rows.item_row_N)
+        both = zip(rows, (shown.item_row_P, shown.logged_P, shown.position_P, shown.device_P), strict=True)
+        looked = self.examination(observed, Rows(*(np.concatenate(pair) for pair in both)))  # asked once: an estimator may take its time
+        slope_N, slope_P, offset_N = (np.asarray(column, np.float64) for column in (looked[0][:N], looked[0][N:], looked[1][:N]))
         _refuse("propensity", exposure_N, (exposure_N > 0) & (exposure_N <= 1), "a probability in (0, 1]")
         _refuse("slope of examination", slope_N, (slope_N > 0) & (slope_N <= 1), "a probability in (0, 1]")
         _refuse("offset of examination", offset_N, (offset_N >= 0) & (offset_N < 1), "a probability in [0, 1)")
-        return Chances(exposure_N, slope_N, offset_N, self.divisor(self.examination, observed, rows, slope_N))
+        return Chances(exposure_N, slope_N, offset_N, self.divisor(observed, rows, slope_N, slope_P))
 
     def click_weight(self, observed: Observed, rows: Rows) -> np.ndarray:
         """What each clicked row weighs, float32 (N,): (1 − offset) / max(exposure · slope, floor), so that the sum over the clicks of an

@@ -154,6 +154,7 @@ class RetrievalData(L.LightningDataModule):
         self.order = order
         self.seed = seed
         self._asked: dict[int, Queries] = {}
+        self._target_weight: dict[int, np.ndarray] = {}
         self.train_log = log.before(VALIDATION)
         self.train_event = self.train_log.liked(TRAIN)
         if not len(self.train_event):
@@ -173,7 +174,9 @@ class RetrievalData(L.LightningDataModule):
     def target_weight(self, part: int) -> np.ndarray:
         """What each target of `questions(part)` weighs by the bias of training, float32 (T,): what a model is chosen by is as biased as
         what it learns from. Of the log, the estimators know the training part alone."""
-        return self.bias.click_weight(self.observed, _rows(self.log, target_events(self.log, part)))
+        if part not in self._target_weight:
+            self._target_weight[part] = self.bias.click_weight(self.observed, _rows(self.log, target_events(self.log, part)))
+        return self._target_weight[part]
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches, on the trainer's device."""

@@ -13,6 +13,7 @@ import numpy as np
 from data.curve import Context, Curve, Estimate, Examination, by_device, curve_of, everybody
 from data.harvest import harvest
 from data.impressions import Observed, Rows, Shown, of_arms
+from data.once import once
 from data.propensity import PropensityError
 from data.strata import by_belief, by_item
 
@@ -63,6 +64,7 @@ def randomised(observed: Observed, rows: Rows, *, arms: Sequence[str], context: 
     return randomised_curve(observed, arms=arms, context=context).at(rows)
 
 
+@once
 def harvested_curve(observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody) -> Curve:
     """Examination from alike impressions at several positions (`data.harvest`); `strata` says which are alike (`data.strata`).
 

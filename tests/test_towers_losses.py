@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.bias import by_rows, by_weight
-from towers.losses import in_batch_softmax, mask_accidental_hits, pseudo_label, sampled_softmax, weighted_bce, weighted_squared_error
+from towers.losses import (
+    choice_among_shown,
+    in_batch_softmax,
+    mask_accidental_hits,
+    pseudo_label,
+    sampled_softmax,
+    weighted_bce,
+    weighted_squared_error,
+)
 
 
 def problem(seed: int, rows: int, candidates: int, width: int = 5):
@@ -209,3 +217,45 @@ def test_a_good_guess_makes_labels_calm():
     }
     assert all(abs(of.mean().item()) < 0.05 for of in noise.values())
     assert noise["robust"].var() < noise["expected"].var() < noise["inverse"].var() / 3
+
+
+NOBODY = float("-inf")
+
+
+def test_a_choice_by_hand():
+    """The first of two was chosen over one twice as likely to be looked at; the second stood alone."""
+    own, skipped = torch.tensor([1.0, 5.0], requires_grad=True), torch.tensor([[0.5, 9.0], [9.0, 9.0]], requires_grad=True)
+    odds = torch.tensor([[math.log(2), NOBODY], [NOBODY, NOBODY]])
+    loss = choice_among_shown(own, skipped, log_odds_BS=odds, weight_B=torch.tensor([1.0, 0.0]))
+    assert loss.item() == pytest.approx(math.log(1 + 2 * math.exp(-0.5)))
+    for gradient in torch.autograd.grad(loss, (own, skipped)):
+        assert bool(gradient.isfinite().all()) and gradient[1].abs().sum() == 0
+    alone = choice_among_shown(own[1:], skipped[1:], log_odds_BS=odds[1:], weight_B=torch.zeros(1))
+    assert alone.item() == 0
+    without = choice_among_shown(own, torch.zeros(2, 0), log_odds_BS=torch.zeros(2, 0), weight_B=torch.ones(2))
+    assert without.item() == 0
+
+
+def test_a_choice_sees_what_is_wanted_whatever_was_shown_and_wherever_it_stood():
+    """Three items of rising worth; the best is shown seldom, and at the bottom, where one in ten is looked at."""
+    generator = torch.Generator().manual_seed(0)
+    true, slope = torch.tensor([-4.0, -3.0, -2.0]), torch.tensor([1.0, 0.1])
+    first = torch.randint(2, (600_000,), generator=generator)
+    second = torch.where(torch.rand(600_000, generator=generator) < 0.3, 2, 1 - first)
+    pair = torch.stack([first, second], dim=1)
+    clicked = torch.rand(600_000, 2, generator=generator) < slope * true.exp()[pair]
+    chosen = clicked.sum(1) == 1
+    own = clicked[chosen].long().argmax(1, keepdim=True)
+    odds = slope.log()[1 - own] - slope.log()[own]
+    logit = torch.zeros(3, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logit], max_iter=50)
+
+    def step():
+        optimiser.zero_grad()
+        own_B, skipped_BS = logit[pair[chosen].gather(1, own)[:, 0]], logit[pair[chosen].gather(1, 1 - own)]
+        loss = choice_among_shown(own_B, skipped_BS, log_odds_BS=odds, weight_B=torch.ones(len(own)))
+        loss.backward()
+        return loss
+
+    optimiser.step(step)
+    torch.testing.assert_close((logit - logit[0]).detach()[1:], torch.tensor([1.0, 2.0]), atol=0.15, rtol=0)
