@@ -15,11 +15,12 @@ from data.harvest import harvest
 from data.impressions import Observed, Rows, Shown, of_arms
 from data.once import once
 from data.propensity import PropensityError
+from data.regression_em import fit, lines, slopes
 from data.strata import by_belief, by_item
 
 __all__ = [
-    "Examination", "Curve", "certain", "given", "randomised", "harvested",
-    "randomised_curve", "harvested_curve", "everybody", "by_device", "by_item", "by_belief",
+    "Examination", "Curve", "certain", "given", "randomised", "harvested", "regression_em", "trust",
+    "randomised_curve", "harvested_curve", "regression_em_curve", "trust_curve", "everybody", "by_device", "by_item", "by_belief",
 ]  # fmt: skip
 
 
@@ -86,3 +87,38 @@ def harvested(
 ) -> Examination:
     """`harvested_curve`, looked up."""
     return harvested_curve(observed, strata=strata, context=context).at(rows)
+
+
+def regression_em_curve(observed: Observed, *, context: Context = everybody) -> Curve:
+    """Examination by regression-EM (Wang et al., WSDM 2018; see `data.regression_em`).
+
+    Assumes that relevance is a function of what is known of an impression besides its position (propensity, arm, device, hour, how its
+    item fares): what it does not see of taste, it takes for attention. Needs neither propensities nor one item at several positions.
+
+    Raises:
+        OverlapError: fewer than two positions with clicks.
+    """
+    return curve_of(observed.shown, context, lambda shown: fit(shown, slopes))
+
+
+def regression_em(observed: Observed, rows: Rows, *, context: Context = everybody) -> Examination:
+    """`regression_em_curve`, looked up."""
+    return regression_em_curve(observed, context=context).at(rows)
+
+
+def trust_curve(observed: Observed, *, context: Context = everybody) -> Curve:
+    """Slope and offset by regression-EM with trust bias: what stands high is clicked though it is not wanted (Agarwal et al., WWW 2019).
+
+    P(click | k) = θ_k ε⁺_k for what is wanted and θ_k ε⁻_k for what is not, so slope θ_k (ε⁺_k − ε⁻_k) and offset θ_k ε⁻_k, on a scale on
+    which they add up to 1 at the top. Clicks tell them only up to what relevance 0 and 1 are (Vardasbi et al., CIKM 2020): here the
+    least relevant hundredth of the impressions is taken to be wanted by nobody. Assumptions besides as of `regression_em_curve`.
+
+    Raises:
+        OverlapError: fewer than two positions with clicks.
+    """
+    return curve_of(observed.shown, context, lambda shown: fit(shown, lines))
+
+
+def trust(observed: Observed, rows: Rows, *, context: Context = everybody) -> Examination:
+    """`trust_curve`, looked up."""
+    return trust_curve(observed, context=context).at(rows)

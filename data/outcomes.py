@@ -22,16 +22,27 @@ SKIPPED, CLICKED, COMPLETED = 0.06, 0.15, 0.9  # share watched: less than the fi
 class Attention:
     """Position k is looked at with probability k^-exponent (Joachims et al. 2017), the exponent being the device's own, times
     1 - neighbour · (attraction of the item above): what stands under something tempting is overlooked.
+
+    `trust` is by position the probability that what was looked at and did not attract is clicked all the same, because it stands there
+    (Agarwal et al. 2019); none below its end. Such a click is followed by the watching that the item deserves.
     """
 
     exponent_by_device: tuple[float, float, float]
     neighbour: float = 0.0
+    trust: tuple[float, ...] = ()
 
     def examination(self, device_R: np.ndarray, attraction_RS: np.ndarray) -> np.ndarray:
         """Probability that each slot is looked at, [R, S], slots from the top."""
         above_RS = np.concatenate([np.zeros((len(attraction_RS), 1)), attraction_RS[:, :-1]], axis=1)
         exponent_R1 = np.array(self.exponent_by_device)[device_R, None]
         return np.arange(1.0, attraction_RS.shape[1] + 1) ** -exponent_R1 * (1 - self.neighbour * above_RS)
+
+    def click_if_examined(self, attraction_RS: np.ndarray) -> np.ndarray:
+        """Probability that what is looked at is clicked, [R, S]: it attracts, or it does not and its place is trusted."""
+        trust_S = np.zeros(attraction_RS.shape[1])
+        known = min(len(self.trust), len(trust_S))
+        trust_S[:known] = self.trust[:known]
+        return attraction_RS + (1 - attraction_RS) * trust_S
 
 
 class Requests(NamedTuple):
@@ -110,7 +121,7 @@ def look_and_click(
         shown = ~np.take_along_axis(gone, closed, 1)
         examination = attention.examination(requests.device_R[rows], slates.attraction[rows])
         examined = shown & (look[now] < examination)
-        clicked = examined & (want[now] < slates.attraction[rows])
+        clicked = examined & (want[now] < attention.click_if_examined(slates.attraction[rows]))
         slates.shown[rows], slates.examination[rows], slates.examined[rows], slates.clicked[rows] = shown, examination, examined, clicked
         row, slot = np.nonzero(clicked)
         clicked_BI[who[row, 0], slates.item[rows[row], slot]] = True

@@ -35,39 +35,45 @@ def by_belief(shown: Shown) -> np.ndarray:
     then a balancing score (Imai & van Dyk 2004, for Rosenbaum & Rubin 1983); impressions of the same such score differ in position by
     chance alone. Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
     """
-    first_P = np.concatenate([[True], shown.request_P[1:] != shown.request_P[:-1]])
-    request_P = np.cumsum(first_P) - 1
-    slot_P = np.arange(len(request_P)) - np.flatnonzero(first_P)[request_P]
+    place_P, spread_P, known_P = expectation(shown)
+    key_P = np.zeros(len(place_P), np.int64)
+    spaced = (np.floor(place_P / PLACE + 0.5), np.floor(spread_P / SPREAD + 0.5))
+    for column_P in (shown.arm_P, _shape(shown), *(column_P.astype(np.int64) for column_P in spaced)):
+        key_P = np.unique(key_P * (int(column_P.max()) + 1) + column_P, return_inverse=True)[1]
+    return np.where(known_P, key_P, int(key_P.max()) + 1 + shown.item_row_P)
+
+
+def expectation(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each impression the mean and the standard deviation of how many of its slate the policy's law would put above it, and whether
+    that is known: float64, float64 and bool (P,). Unknown, and 0, in a slate with a missing propensity."""
+    request_P, slot_P = _places(shown)
     log_RS = np.full((int(request_P.max()) + 1, int(slot_P.max()) + 1), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_RS[request_P, slot_P] = np.log(shown.logged_P)
-    there_RS = np.zeros(log_RS.shape, bool)
-    there_RS[request_P, slot_P] = True
-    known_R = (np.isfinite(log_RS) | ~there_RS).all(1)
+        log_P = np.log(shown.logged_P)
+    log_RS[request_P, slot_P] = log_P
+    known_R = np.bincount(request_P, ~np.isfinite(log_P)) == 0
     place_RS, spread_RS = np.zeros(log_RS.shape), np.zeros(log_RS.shape)
-    arm_R = shown.arm_P[first_P]
+    arm_R = np.zeros(len(known_R), np.int64)
+    arm_R[request_P] = shown.arm_P
     for arm in np.unique(arm_R[known_R]):
         here = np.flatnonzero(known_R & (arm_R == arm))
         knot_Q, strength_Q = order_law(log_RS[here])
         place_RS[here], spread_RS[here] = expected_place(np.interp(log_RS[here], knot_Q, strength_Q))
-    column_CP = np.stack(
-        [
-            shown.arm_P,
-            _shape(request_P, shown.position_P)[request_P],
-            np.floor(place_RS[request_P, slot_P] / PLACE + 0.5),
-            np.floor(spread_RS[request_P, slot_P] / SPREAD + 0.5),
-        ]
-    ).astype(np.int64)
-    key_P = np.zeros(len(request_P), np.int64)
-    for column_P in column_CP:
-        key_P = np.unique(key_P * (int(column_P.max()) + 1) + column_P, return_inverse=True)[1]
-    return np.where(known_R[request_P], key_P, int(key_P.max()) + 1 + shown.item_row_P)
+    return place_RS[request_P, slot_P], spread_RS[request_P, slot_P], known_R[request_P]
 
 
-def _shape(request_P: np.ndarray, position_P: np.ndarray) -> np.ndarray:
-    """A number for each set of positions filled, (R,): in a shorter slate the same place is another position."""
-    token_K = np.random.default_rng(0).integers(1, 2**40, int(position_P.max()) + 1)
-    return np.unique(np.bincount(request_P, token_K[position_P]), return_inverse=True)[1]
+def _places(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
+    """Requests counted from 0 without gaps, and slots of each from 0, (P,)."""
+    first_P = np.concatenate([[True], shown.request_P[1:] != shown.request_P[:-1]])
+    request_P = np.cumsum(first_P) - 1
+    return request_P, np.arange(len(request_P)) - np.flatnonzero(first_P)[request_P]
+
+
+def _shape(shown: Shown) -> np.ndarray:
+    """A number for each set of positions that a slate fills, (P,): in a shorter slate the same place is another position."""
+    request_P = _places(shown)[0]
+    token_K = np.random.default_rng(0).integers(1, 2**40, int(shown.position_P.max()) + 1)
+    return np.unique(np.bincount(request_P, token_K[shown.position_P]), return_inverse=True)[1][request_P]
 
 
 def order_law(log_RS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

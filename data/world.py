@@ -59,8 +59,9 @@ PILOT_USERS = 256
 class Truth:
     """What no log tells. The arrays stand row for row beside `Tables.impressions`.
 
-    `examination_N` is the probability that the row was looked at, `examined_N` whether it was, `attraction_N` the probability that
-    it is clicked if looked at, `propensity_N` the probability of standing in the slate (see the module).
+    `examination_N` is the probability that the row was looked at, `examined_N` whether it was, `attraction_N` the probability that it
+    attracts who looks, and so is clicked (with `Attention.trust` some of the rest is clicked too), `propensity_N` the probability of
+    standing in the slate (see the module).
     """
 
     catalogue: Catalogue
