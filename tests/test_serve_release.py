@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.content import write_recipe
-from data.features import NUMBERS
+from data.features import NUMBERS, PROFILE
 from serve import manifest as seals
 from serve import publication
 from serve.index import exact
@@ -26,7 +26,8 @@ from tests.releases import FEATURES, GENRES, HEADS, RECIPE, write_release
 
 KEYS = {
     "version": "v1", "runs": {"retrieval": "r1", "ranker": "r2"}, "width": 8, "history_length": 12, "liked_from": 3.5, "backend": "python",
-    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS),
+    "relevance_head": HEADS.index("value"),
 }  # fmt: skip
 SEALED = (*FILES, *(f"triton/{model}/{file}" for model in ("user_tower", "item_tower", "ranker") for file in seals.MODEL_FILES["python"]))
 
@@ -72,7 +73,7 @@ def test_what_was_written_is_what_is_opened(written):
     )
     assert opened.items.shape == (50, 16) and opened.items.dtype == np.float16
     assert [opened.user_tower.name, opened.item_tower.name, opened.ranker.name] == ["user_tower", "item_tower", "ranker"]
-    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (FEATURES,)
+    assert opened.ranker.outputs[0].shape == (-1, 6) and opened.item_tower.inputs[0].shape == (FEATURES,)
     _, nearest = opened.index.search(opened.items[:50, 8:].astype(np.float32), 1)
     assert nearest[:, 0].tolist() == list(range(50))
     assert opened.vocabulary.sizes[2:5] == (3, 3, 3) and opened.genres == GENRES
@@ -168,10 +169,13 @@ def test_a_link_or_a_folder_is_no_file(copied):
         ({"extra": 1}, "'extra'"),
         ({"width": "8"}, "width"),
         ({"width": 0}, "width"),
-        ({"relevance_head": 3}, "relevance_head"),
+        ({"relevance_head": 6}, "relevance_head"),
         ({"relevance_head": True}, "relevance_head"),
         ({"backend": "onnx"}, "backend"),
-        ({"numbers": ["dot"]}, "numbers"),
+        ({"numbers": ["dot"]}, r"made for the numbers \['dot'\], this version computes \['dot', 'genre_match', 'tag_match'"),
+        ({"profile": ["age"]}, r"made for the profile \['age'\], this version computes \['log_session_minutes', 'log_history_count'\]"),
+        ({"heads": ["click", "like"], "relevance_head": 0}, r"heads \['click', 'like'\], this version orders by 'value'"),
+        ({"relevance_head": 0}, "relevance_head is 0 of the heads .* orders by 'value'"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_not_sealed(copied, change, word):
