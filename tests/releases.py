@@ -16,8 +16,8 @@ from serve.cold_start import Quiz
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
+from towers.ranker import HEADS
 
-HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
 LENGTH, USERS_WRITTEN = 12, 10
 GENRES, TAGS = ("comedy", "drama", "western"), tuple(f"tag {number}" for number in range(10))
 RECIPE = ContentRecipe(

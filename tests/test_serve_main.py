@@ -21,6 +21,7 @@ from serve.commands.telling import add, table, tell
 from serve.manifest import seal
 from tests.doors import door as opened
 from tests.doors import releases
+from towers.ranker import HEADS
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,7 +20,7 @@ from data.content import write_recipe
 from data.datamodule import RetrievalData
 from data.features import EVENT_CODES, NUMBERS, PROFILE, MomentVocabulary, Vocabulary
 from data.log import Log, hour_after, popularity_clocks
-from towers.ranker import HEADS
+from towers.ranker import HEADS, TASKS
 from towers.retrieval import RetrievalTask
 from towers.two_tower import prior
 
@@ -257,6 +257,7 @@ def save_ranker(task, data, folder: Path) -> None:
         "heads": list(HEADS),
         "numbers": list(NUMBERS),
         "profile": list(PROFILE),
+        "value_weight": dict(zip(TASKS, task.ranker.value_T.tolist(), strict=True)),
         "clock_half_life_days": data.half_life_days,
         "retrieval": str(data.model.folder.resolve()),
         "retrieval_rows": rows_digest(data.model.folder),
