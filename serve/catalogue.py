@@ -46,9 +46,10 @@ class Words:
 class Catalogue:
     """Arrays have R rows, of which the first `len(catalogue)` hold items; lists have just those. All are read and never written outside.
 
-    `titles` has the id of an item without one. `genre_IG` is float32 0 or 1; `release_day_I` float64 days since 1970, NaN where it is
-    not known, and `duration_seconds_I` float32, likewise; `maturity_I` int16 years, 0 where it is not known; `creator_I` and `franchise_I` int64 numbers of `creators.words` and
-    `franchises.words`, −1 where there is none; `posted_at_I` int64 ms UTC, −1 for what the release sealed.
+    `titles` has the id of an item without one. `genre_IG` is float32 0 or 1; `release_day_I` float64 days since 1970 and
+    `duration_seconds_I` float32, NaN where it is not known; `maturity_I` int16 years, 0 where it is not known; `creator_I` and
+    `franchise_I` int64 numbers of `creators.words` and `franchises.words`, −1 where there is none; `posted_at_I` int64 ms UTC, −1 for
+    what the release sealed.
     """
 
     def __init__(self, frame: pl.DataFrame, genres: Vocabulary, *, room: int = 0) -> None:
