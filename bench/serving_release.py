@@ -215,8 +215,8 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
     )
     watch_time = WatchTime(torch.linspace(4, 9, 19), torch.linspace(0, 5_000, 101).expand(20, -1))
     ranker = Ranker(
-        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, hidden=world.hidden, dropout=0.2, tower=32,
-        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), cross=partial(CrossNetwork, layers=2),
+        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, hidden=world.hidden, dropout=0.2, tower=16,
+        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), cross=partial(CrossNetwork, layers=2, rank=32),
         trunk=partial(SharedTrunk, hidden=world.hidden // 2, dropout=0.2), value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():
