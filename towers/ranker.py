@@ -4,6 +4,7 @@ Shapes: B requests · K candidates · N = B·K · D width · C moment columns ·
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from towers.watch_time import WatchTime
 
 TASKS = ("click", "complete", "watch", "skip", "rating")
 HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
-WORTH = {"click": 1.0, "complete": 1.0, "watch": 1.0, "skip": -1.0, "rating": 1.0}  # which way a task counts in value
+UNWANTED = ("skip",)
 MANY = 256  # candidates of one query from which on their products are joined
 
 
@@ -68,13 +69,13 @@ class Ranker(nn.Module):
         nn.init.zeros_(self.skip.weight)
         for task in ("click", "complete", "watch"):  # they begin as retrieval's order, and must learn to depart from it
             self.skip.weight.data[TASKS.index(task), NUMBERS.index("dot")] = 1.0
-        self.watch_time = answers.watch_time
+        self.watch_time = deepcopy(answers.watch_time)  # the data keep theirs where they are
         low, high = answers.rating_range
         for name, buffer in {
             "number_mean": number.mean, "number_std": number.std, "profile_mean": profile.mean, "profile_std": profile.std,
             "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)), "rating_low": torch.tensor(float(low)),
             "rating_span": torch.tensor(float(high - low)), "value_T": value_share(value_weight, answers.known),
-            "worth_T": torch.tensor(list(WORTH.values())),
+            "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
         }.items():  # fmt: skip
             self.register_buffer(name, buffer.clone())
 
@@ -103,12 +104,23 @@ class Ranker(nn.Module):
 
     def value(self, place_BKT: Tensor) -> Tensor:
         """(B, K) in [0, 1]: the weighted mean of what is wanted and of the absence of what is not (skip)."""
-        return torch.where(self.worth_T > 0, place_BKT, 1 - place_BKT) @ self.value_T
+        return torch.where(self.wanted_T, place_BKT, 1 - place_BKT) @ self.value_T
+
+    @torch.jit.unused
+    def worth(self, target_BKT: Tensor) -> Tensor:
+        """What items turned out to be worth, (B, K): the value of what came of them, over the tasks with a known outcome; NaN: none has."""
+        known_BKT = ~target_BKT.isnan()
+        good_BKT = torch.where(self.wanted_T, target_BKT, 1 - target_BKT).nan_to_num()
+        return (good_BKT @ self.value_T) / (known_BKT.to(good_BKT.dtype) @ self.value_T)
 
     def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, H) in the order of `HEADS`: probabilities of a click and of completion, seconds of watching, probability of a skip, rating
         in the log's units, value."""
-        place_BKT = self.calibrated(self.logits(query, moment, profile, candidate, number))
+        return self.answer(self.logits(query, moment, profile, candidate, number), number)
+
+    def answer(self, logit_BKT: Tensor, number: Tensor) -> Tensor:
+        """What `forward` answers, (B, K, H), from the logits."""
+        place_BKT = self.calibrated(logit_BKT)
         click, complete, watch, skip, rating = place_BKT.unbind(-1)
         seconds = self.watch_time(watch, number[:, :, self.duration])
         return torch.stack([click, complete, seconds, skip, self.rating_low + self.rating_span * rating, self.value(place_BKT)], dim=-1)
