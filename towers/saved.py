@@ -232,15 +232,16 @@ def golden_towers(task: RetrievalTask, log: Log, rows: np.ndarray) -> dict[str, 
 
 @torch.no_grad()
 def golden_ranker(task, data) -> dict[str, np.ndarray]:
-    """Inputs of the ranker, and the answers of the module as it was trained."""
+    """Inputs of the ranker, profile and numbers spread as those it learned from, and the answers of the module as it was trained."""
     rng = np.random.default_rng(0)
     rows, sizes = data.model.row_IW, data.log.vocabulary.sizes
     query = torch.as_tensor(rng.standard_normal((GOLDEN_ROWS, data.model.width), np.float32) / np.float32(data.model.width**0.5))
     moment = torch.as_tensor(rng.integers(0, sizes, (GOLDEN_ROWS, len(sizes))))
-    share = rng.dirichlet(np.ones(genres), GOLDEN_ROWS) if (genres := data.log.catalogue.genre_IG.shape[1]) else np.zeros((GOLDEN_ROWS, 0))
-    profile = torch.as_tensor(np.concatenate([share, rng.uniform(0, 5, (GOLDEN_ROWS, len(PROFILE)))], axis=1).astype(np.float32))
     candidate = rows[torch.as_tensor(rng.integers(0, len(rows), (GOLDEN_ROWS, GOLDEN_CANDIDATES))), : data.model.width]
-    number = torch.as_tensor(rng.random((GOLDEN_ROWS, GOLDEN_CANDIDATES, len(NUMBERS)), np.float32))
+    profile, number = (
+        scale.mean + scale.std * torch.as_tensor(rng.standard_normal((*shape, len(scale.mean)), np.float32))
+        for scale, shape in ((data.profile_scale, (GOLDEN_ROWS,)), (data.number_scale, (GOLDEN_ROWS, GOLDEN_CANDIDATES)))
+    )
     told = {"query": query, "moment": moment, "profile": profile, "candidate": candidate, "number": number}
     told["value__0"] = task.ranker(*told.values())
     return {f"ranker/{name}": tensor.numpy() for name, tensor in told.items()}
