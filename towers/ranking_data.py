@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader
 
 from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
-from data.features import MOMENT, NUMBERS, ItemClock, PackedHistory, candidate_numbers, pack, profile
+from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack, profile
 from data.impressions import Rows, observed
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
 from towers.piecewise import Spread
 from towers.ranker import TASKS
-from towers.ranking_batch import Features, RankingBatch, answers_of, targets
+from towers.ranking_batch import DURATION, Features, RankingBatch, answers_of, corrected, targets
 from towers.saved import SavedRetrieval
 from towers.watch_time import WatchTime
 
@@ -138,17 +138,26 @@ class RankingData(L.LightningDataModule):
 
     def batch(self, groups: Judgements, told: Features) -> RankingBatch:
         """Groups with their features, targets and weights."""
-        there = groups.there_GK
-        label_NY, log_duration_N = groups.label_GKY[there], told.number_GKX.numpy()[there][:, NUMBERS.index("log_duration_seconds")]
-        target_GKT = np.full((*there.shape, len(TASKS)), np.nan, np.float32)
-        target_GKT[there] = targets(label_NY, log_duration_N, self.answers)
+        there = torch.as_tensor(groups.there_GK)
+        label_GKY, log_duration_N = torch.as_tensor(groups.label_GKY), told.number_GKX[there][:, DURATION].contiguous()
+        place_NT = targets(label_GKY[there], log_duration_N, self.answers)
+        nothing_NY = torch.zeros_like(label_GKY[there])
+        nothing_NT = targets(nothing_NY, log_duration_N, self.answers)
         device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
-        weight_GKT = np.zeros(target_GKT.shape, np.float32)
-        weight_GKT[there] = self.bias.click_weight(
-            self.observed, Rows(groups.item_row_GK[there], groups.propensity_GK[there], groups.position_GK[there], device_GK[there])
-        )[:, None]
-        columns = (groups.moment_GC, told.profile_GU, groups.item_row_GK, told.number_GKX, there, groups.label_GKY, target_GKT, weight_GKT)
-        return RankingBatch(told.query_GD, *(torch.as_tensor(column) for column in columns))
+        columns = (groups.item_row_GK, groups.propensity_GK, groups.position_GK, device_GK)
+        chances = self.bias.chances(self.observed, Rows(*(column[groups.there_GK] for column in columns)))
+        imputed_N = torch.zeros(len(place_NT))
+        if self.bias.imputation is not None:
+            number_NX, group_N = told.number_GKX[there].numpy(), np.nonzero(groups.there_GK)[0]
+            weight_N = 1 / np.maximum(chances.exposure_N, self.bias.floor)
+            slope_offset = (chances.slope_N, chances.offset_N)
+            imputed_N = torch.as_tensor(self.bias.imputation(number_NX, place_NT[:, 0].numpy(), *slope_offset, weight_N, group_N))
+        target_GKT, weight_GKT = torch.full((*there.shape, len(TASKS)), torch.nan), torch.zeros(*there.shape, len(TASKS))
+        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, floor=self.bias.floor)
+        moment_GC, item_row_GK = torch.as_tensor(groups.moment_GC), torch.as_tensor(groups.item_row_GK)
+        return RankingBatch(
+            told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT
+        )
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches of groups, on the trainer's device."""
