@@ -7,16 +7,17 @@ Letters: R requests · S places of a page · I items of the catalogue.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
 
 from data.audience import DAY_MS, DEVICES, END_MS, Audience, Catalogue, draw_request_times
 from data.outcomes import Requests, Slates, attract, look_and_click, write_down
-from data.world import World
+from data.schema import Tables
+from data.world import Truth, World
 from serve.contract import Request
 from serve.engine import Engine
 
@@ -85,7 +86,31 @@ def bodies(events: pl.DataFrame) -> Iterator[bytes]:
         yield json.dumps(told[start : start + EVENTS_AT_ONCE]).encode()
 
 
-def figures(slates: list[Slates], items: int) -> dict[str, float]:
+class Shown(NamedTuple):
+    """What was shown on some pages, place by place, and what the simulation knows of it: the item's row, the probability that it attracts
+    whom it was shown to, and that it was looked at."""
+
+    pages: int
+    item_N: np.ndarray
+    attraction_N: np.ndarray
+    examination_N: np.ndarray
+
+    @classmethod
+    def of(cls, days: Sequence[Slates]) -> Self:
+        """All pages of these days."""
+        columns = ([getattr(day, name)[day.shown] for day in days] for name in ("item", "attraction", "examination"))
+        return cls(sum(len(day.item) for day in days), *(np.concatenate(column) for column in columns))
+
+    @classmethod
+    def before(cls, tables: Tables, truth: Truth) -> Self:
+        """What the old policy showed in the log that everything begins with, its randomised tenth left out."""
+        own_N = (tables.impressions["arm"] == "policy").to_numpy()
+        item_N = tables.impressions["item_id"].str.slice(1).cast(pl.Int64).to_numpy()
+        pages = tables.impressions.filter(own_N)["request_id"].n_unique()
+        return cls(pages, item_N[own_N], truth.attraction_N[own_N], truth.examination_N[own_N])
+
+
+def figures(shown: Shown, items: int) -> dict[str, float]:
     """How satisfied people truly were with what they were shown, and how it was spread over the catalogue.
 
     satisfaction     mean probability that what was shown attracts whom it was shown to, had they looked
@@ -96,15 +121,13 @@ def figures(slates: list[Slates], items: int) -> dict[str, float]:
     top_share        of the exposure, what the most shown 1 % of the catalogue has
     gini_seen        the same as gini, of what was looked at
     """
-    shown, item = (np.concatenate([getattr(day, name) for day in slates]) for name in ("shown", "item"))
-    attraction, examination = (np.concatenate([getattr(day, name) for day in slates]) for name in ("attraction", "examination"))
-    shown_I = np.bincount(item[shown], minlength=items).astype(float)
-    seen_I = np.bincount(item[shown], weights=examination[shown], minlength=items)
+    shown_I = np.bincount(shown.item_N, minlength=items).astype(float)
+    seen_I = np.bincount(shown.item_N, weights=shown.examination_N, minlength=items)
     share_I = shown_I[shown_I > 0] / shown_I.sum()
     return {
-        "requests": float(len(item)),
-        "satisfaction": float(attraction[shown].mean()),
-        "clicks_expected": float((attraction * examination * shown).sum() / len(item)),
+        "pages": float(shown.pages),
+        "satisfaction": float(shown.attraction_N.mean()),
+        "clicks_expected": float((shown.attraction_N * shown.examination_N).sum() / shown.pages),
         "coverage": float((shown_I > 0).mean()),
         "effective_share": float(np.exp(-(share_I * np.log(share_I)).sum()) / items),
         "gini": gini(shown_I),

@@ -33,10 +33,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from bench.crowd import Crowd, answered, day_of_visits, figures
+from bench.crowd import Crowd, Shown, answered, day_of_visits, figures
 from data.logging_policy import Policy
 from data.outcomes import Attention
-from data.world import World, write
+from data.world import World
 from serve import continuation
 from serve.commands import engine
 from serve.panel import BUDGETS
@@ -124,9 +124,13 @@ def released(folder: Path, arm: str, seed: int, number: int, setting: Setting) -
 
 
 def lived(folder: Path, arm: str, seed: int, setting: Setting) -> list[dict[str, float]]:
-    """All rounds of one arm and seed: the figures of each."""
-    crowd, reached, found = Crowd.of(setting.world(seed)), continuation.Reached(), []
-    write(crowd.world, folder / "logs" / "base")
+    """All rounds of one arm and seed: the figures of each; round 0 is the log that everything begins with."""
+    crowd, reached = Crowd.of(setting.world(seed)), continuation.Reached()
+    tables, truth = crowd.world.simulate()
+    (folder / "logs" / "base").mkdir(parents=True)
+    for name in ("events", "impressions", "items", "users"):
+        getattr(tables, name).write_parquet(folder / "logs" / "base" / f"{name}.parquet")
+    found = [{"round": 0} | figures(Shown.before(tables, truth), setting.items)]
     chosen = settings([*PATIENT, *BARE, *setting.explore(), f"releases={folder}/releases", f"state={folder}/state"])
     for number in range(1, setting.rounds + 1):
         began = time.perf_counter()
@@ -144,7 +148,7 @@ def lived(folder: Path, arm: str, seed: int, setting: Setting) -> list[dict[str,
             reached, _ = continuation.write(store, folder / "logs" / f"round-{number}", reached)
         ended = time.perf_counter()
         seconds = {"seconds_training": round(trained - began, 1), "seconds_serving": round(ended - trained, 1)}
-        found.append({"round": number} | figures(slates, setting.items) | answered(slates) | seconds)
+        found.append({"round": number} | figures(Shown.of(slates), setting.items) | answered(slates) | seconds)
         print(arm, seed, json.dumps(found[-1]), flush=True)
     return found
 
@@ -180,7 +184,7 @@ def draw(found: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
     for axes, (name, title) in zip(figure.subplots(2, 3).ravel(), FIGURES.items(), strict=True):
         for (arm, seeds), colour in zip(found.items(), ("#888888", "#1f6feb", "#2da44e", "#bf8700", "#8250df"), strict=False):
             value_SR = np.array([[one[name] for one in rounds] for rounds in seeds])
-            number_R = np.arange(1, value_SR.shape[1] + 1)
+            number_R = np.arange(value_SR.shape[1])
             axes.plot(number_R, value_SR.T, color=colour, alpha=0.3, linewidth=0.8)
             axes.plot(number_R, value_SR.mean(0), color=colour, linewidth=2, label=f"bias={arm}")
         axes.set_title(title, fontsize=9)
@@ -192,10 +196,10 @@ def draw(found: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
 
 
 def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
-    """First and last round of each arm, the mean over seeds."""
+    """What the old policy showed (round 0), the first and the last round of each arm: the mean over seeds."""
     lines = ["| arm | round | " + " | ".join(FIGURES) + " |", "|---|---:|" + "---:|" * len(FIGURES)]
     for arm, seeds in found.items():
-        for place in (0, -1):
+        for place in (0, 1, -1):
             means = [np.mean([rounds[place][name] for rounds in seeds]) for name in FIGURES]
             lines.append(f"| {arm} | {seeds[0][place]['round']} | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
     return "\n".join(lines)
@@ -207,11 +211,11 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["none", "popularity"], help="names of conf/bias")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--users", type=int, default=600)
-    parser.add_argument("--items", type=int, default=400)
-    parser.add_argument("--events", type=int, default=5_000, help="of the log that everything begins with")
-    parser.add_argument("--days", type=int, default=4, help="of a round")
-    parser.add_argument("--visits", type=int, default=300, help="homepages a day")
+    parser.add_argument("--users", type=int, default=1200)
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--events", type=int, default=4_000, help="of the log that everything begins with")
+    parser.add_argument("--days", type=int, default=3, help="of a round")
+    parser.add_argument("--visits", type=int, default=250, help="homepages a day")
     parser.add_argument("--exponent", type=float, default=1.0, help="place k is looked at with probability k^-exponent")
     parser.add_argument("--epsilon", type=float, default=0.1, help="of explore slots")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-loop", help="keeps what is done")

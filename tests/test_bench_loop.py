@@ -5,7 +5,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from bench.crowd import Crowd, figures, gini
+from bench.crowd import Crowd, Shown, figures, gini
 from bench.loop import ROOT, Setting, fitted, lived, words
 from data.impressions import frame
 from data.outcomes import Slates
@@ -19,16 +19,17 @@ SETTING = Setting(
 
 
 def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(tmp_path):
-    (told,) = lived(tmp_path, "none", 0, SETTING)
-    assert told["shown"] == 6 * told["requests"] > 60 and 0 < told["clicked"] < told["examined"] < told["shown"]
+    before, told = lived(tmp_path, "none", 0, SETTING)
+    assert told["shown"] == 6 * told["pages"] > 60 and 0 < told["clicked"] < told["examined"] < told["shown"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*words(tmp_path, "none", 0, SETTING), "task=two_tower", *SETTING.train])
     log = instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))
     shown = frame(log)
     here = shown["release"] == "round-1"
-    served, before = shown.filter(here), shown.filter(~here)
-    assert (len(served), served["clicked"].sum(), served["request_id"].n_unique()) == (told["shown"], told["clicked"], told["requests"])
-    assert set(before["release"]) == {"simulated"} and shown["clicked"].null_count() == shown["watch_duration_seconds"].null_count() == 0
+    served, base = shown.filter(here), shown.filter(~here)
+    assert (len(served), served["clicked"].sum(), served["request_id"].n_unique()) == (told["shown"], told["clicked"], told["pages"])
+    assert base.filter(arm="policy")["request_id"].n_unique() == before["pages"] and set(base["release"]) == {"simulated"}
+    assert shown["clicked"].null_count() == shown["watch_duration_seconds"].null_count() == 0
     assert set(served["propensity"].drop_nulls()) > {0.5} and served["position"].max() == 6  # chance kept its item, or drew another
     again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
     assert again.row_IW.shape[0] == 48 and np.isfinite(again.row_IW.numpy()).all()
@@ -75,9 +76,9 @@ def test_figures_by_hand():
     slates = Slates.empty(2, 2)
     slates.item[:], slates.shown[:] = [[0, 1], [0, 0]], True
     slates.attraction[:], slates.examination[:] = [[0.8, 0.4], [0.2, 0.6]], [[1.0, 0.5], [1.0, 0.5]]
-    told = figures([slates], items=4)
+    told = figures(Shown.of([slates]), items=4)
     assert told["satisfaction"] == pytest.approx(0.5) and told["clicks_expected"] == pytest.approx((0.8 + 0.2 + 0.2 + 0.3) / 2)
-    assert (told["coverage"], told["top_share"], told["requests"]) == (0.5, 0.75, 2)
+    assert (told["coverage"], told["top_share"], told["pages"]) == (0.5, 0.75, 2)
     assert told["gini"] == pytest.approx(0.625)  # (3 + 3 + 2 + 2 + 1 + …): Σ|x − y| = 20 over 2 · 16 · mean 1
     assert told["effective_share"] == pytest.approx((4 / 3) ** 0.75 * 4**0.25 / 4)
     assert told["gini_seen"] == pytest.approx(gini(np.array([2.5, 0.5, 0, 0])))
