@@ -1,7 +1,7 @@
 """Does the loop narrow? Serve, let people respond, log, retrain, release, and again: by raw clicks, and by clicks corrected for bias.
 
     python -m bench.loop                                     # everything, from what is there on: some hours on two cores
-    python -m bench.loop --rounds 2 --seeds 1 --users 200 --items 150 --visits 100
+    python -m bench.loop --rounds 2 --seeds 0 --users 200 --items 150 --visits 100
     python -m bench.loop --arms none counted_position        # names of conf/bias
 
 Each arm begins with the same log of a simulated world, and lives with the same people, who come at the same times. A round is a training by
@@ -81,9 +81,10 @@ class Setting:
         return (f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}")
 
 
-def words(folder: Path, arm: str, seed: int, setting: Setting) -> list[str]:
-    """What every training of an arm is told: all that was logged so far, by the column names it was written with."""
-    days = max(1.0, setting.days / 2)
+def words(folder: Path, arm: str, seed: int, number: int, setting: Setting) -> list[str]:
+    """What every training of an arm is told: all that was logged so far, by the column names it was written with. The ranker learns from
+    the last round (before the first, from the last two weeks), the two-tower from all before it; some hours are left for a test."""
+    days = 14 if number == 1 else setting.days
     return [
         "data=tables", f"data.items={folder}/logs/base/items.parquet", f"data.users={folder}/logs/base/users.parquet",
         f"data.events='{folder}/logs/*/events*.parquet'", f"data.impressions='{folder}/logs/*/impressions*.parquet'",
@@ -111,7 +112,7 @@ def fitted(told: list[str], folder: Path) -> Path:
 
 def released(folder: Path, arm: str, seed: int, number: int, setting: Setting) -> None:
     """Train both models on what is logged, and make them what is served."""
-    told, runs = words(folder, arm, seed, setting), folder / "runs"
+    told, runs = words(folder, arm, seed, number, setting), folder / "runs"
     retrieval = fitted([*told, "task=two_tower", *setting.train], runs / f"{number}_retrieval")
     ranker = fitted([*told, "task=ranker", f"task.retrieval={retrieval}", *setting.ranker], runs / f"{number}_ranker")
     export = [
@@ -153,7 +154,7 @@ def lived(folder: Path, arm: str, seed: int, setting: Setting) -> list[dict[str,
     return found
 
 
-def arms(folder: Path, names: list[str], seeds: range, setting: Setting) -> dict[str, list[list[dict[str, float]]]]:
+def arms(folder: Path, names: list[str], seeds: list[int], setting: Setting) -> dict[str, list[list[dict[str, float]]]]:
     """arm → seed → round → figures; what a former run of the same setting finished is read."""
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in names}
     for seed in seeds:
@@ -209,7 +210,7 @@ def main() -> None:
     """Live through all arms and seeds, print the table, write the figures and the picture."""
     parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__.partition("\n")[0])
     parser.add_argument("--arms", nargs="+", default=["none", "popularity"], help="names of conf/bias")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--users", type=int, default=1200)
     parser.add_argument("--items", type=int, default=300)
@@ -226,11 +227,11 @@ def main() -> None:
     setting = Setting(
         told.users, told.items, told.events, told.days, told.visits, 10, told.exponent, told.epsilon, 1.0, told.rounds,
         ("trainer.trainer.max_epochs=8", "task.batch_size=256", "task.module.width=32", "task.recency_half_life_days=7", *told.train),
-        ("trainer.trainer.max_epochs=6", "task.datamodule.depth=50", *told.ranker),
+        ("trainer.trainer.max_epochs=10", "task.batch_size=32", "task.datamodule.depth=50", *told.ranker),
     )  # fmt: skip
     told.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    found = arms(told.folder, told.arms, range(told.seeds), setting)
+    found = arms(told.folder, told.arms, told.seeds, setting)
     print(table(found))
     if told.trying:
         draw(found, told.folder / "loop.png")

@@ -22,7 +22,7 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
     before, told = lived(tmp_path, "none", 0, SETTING)
     assert told["shown"] == 6 * told["pages"] > 60 and 0 < told["clicked"] < told["examined"] < told["shown"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [*words(tmp_path, "none", 0, SETTING), "task=two_tower", *SETTING.train])
+        cfg = compose("train", [*words(tmp_path, "none", 0, 2, SETTING), "task=two_tower", *SETTING.train])
     log = instantiate(cfg.log)(instantiate(cfg.split)(instantiate(cfg.data)))
     shown = frame(log)
     here = shown["release"] == "round-1"
@@ -31,7 +31,7 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
     assert base.filter(arm="policy")["request_id"].n_unique() == before["pages"] and set(base["release"]) == {"simulated"}
     assert shown["clicked"].null_count() == shown["watch_duration_seconds"].null_count() == 0
     assert set(served["propensity"].drop_nulls()) > {0.5} and served["position"].max() == 6  # chance kept its item, or drew another
-    again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
+    again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, 2, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
     assert again.row_IW.shape[0] == 48 and np.isfinite(again.row_IW.numpy()).all()
 
 
