@@ -230,13 +230,14 @@ def main() -> None:
         ("trainer.trainer.max_epochs=10", "task.batch_size=32", "task.datamodule.depth=50", *told.ranker),
     )  # fmt: skip
     told.folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
     found = arms(told.folder, told.arms, told.seeds, setting)
     print(table(found))
     if told.trying:
         draw(found, told.folder / "loop.png")
         return
-    facts = {"commit": commit(), "hardware": f"{os.cpu_count()} cores", "seconds": round(time.perf_counter() - began), "seeds": told.seeds}
+    rounds = [one for seeds in found.values() for lived_through in seeds for one in lived_through]
+    seconds = round(sum(one.get(name, 0.0) for one in rounds for name in ("seconds_training", "seconds_serving")))
+    facts = {"commit": commit(), "hardware": f"{os.cpu_count()} cores", "seconds": seconds, "seeds": told.seeds}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(facts | {"setting": {n: getattr(setting, n) for n in setting.__slots__}, "arms": found}, indent=1))
     draw(found, PICTURE)
