@@ -1,5 +1,8 @@
 """What was shown, as arrays: the impressions of a log beside the rows and words that the rest of it speaks in.
 
+What came of an impression is what its own row says, and where that says nothing, what the events say that bear its request: so the table
+that serving writes, which knows only what was shown, is read like one whose rows know everything.
+
 Shapes: P impressions · N rows to be weighed · I catalogue.
 """
 
@@ -12,6 +15,11 @@ import polars as pl
 from data.log import Log
 from data.overlap import OverlapError
 from data.split import TRAIN
+
+OUTCOMES = ("clicked", "completed", "skipped", "watch_duration_seconds")
+OPENED = ("click", "watch", "complete", "skip")
+"""Events of whoever opened what was shown. A skip left at once, so it had been opened: a click like the others, of which little came. A
+view looked at the page about it, and `not_interested` was said of the title: neither opened it."""
 
 
 class Shown(NamedTuple):
@@ -67,8 +75,9 @@ def of_arms(shown: Shown, arms: Sequence[str]) -> Shown:
 
 
 def frame(log: Log) -> pl.DataFrame:
-    """The impressions whose user and item the log knows, with `user_row` and `item_row` beside their own columns, the region of who gave
-    none filled with their home, and what is known of the user. Sorted by request, then position."""
+    """The impressions whose user and item the log knows, with `user_row` and `item_row` beside their own columns, what came of them where
+    they do not say (`with_outcomes`), the region of who gave none filled with their home, and what is known of the user. Sorted by
+    request, then position."""
     tables = log.split.tables
     user_row = pl.DataFrame(
         {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}
@@ -79,11 +88,48 @@ def frame(log: Log) -> pl.DataFrame:
     )
     home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
     return (
-        tables.impressions.join(user_row, on="user_id", how="inner", maintain_order="left")
+        with_outcomes(tables.impressions, tables.events, liked_from=log.liked_from)
+        .join(user_row, on="user_id", how="inner", maintain_order="left")
         .join(item_row, on="item_id", how="inner", maintain_order="left")
         .join(home, on="user_id", how="left", maintain_order="left")
         .with_columns(region=pl.coalesce("region", "home"))
         .sort("request_id", "position", maintain_order=True)
+    )
+
+
+def with_outcomes(impressions: pl.DataFrame, events: pl.DataFrame, *, liked_from: float) -> pl.DataFrame:
+    """`impressions` (of `data.schema`) with what came of them filled from `events`, cell by cell where they say nothing.
+
+    An impression was clicked if an event of its request, user and item opened it (`OPENED`) or rated it `liked_from` or more; completed or
+    skipped if one of them says so; watched as long as the longest of them says, which of what was not clicked is 0 seconds. No event is
+    an answer too: it was shown, and passed over. But where no event bears the request of any impression, the log does not tell what came
+    of them, and nothing is filled in; nor is `completed` or `skipped` where no event of the log is ever of that type.
+    """
+    kind, of = pl.col("event_type"), ["request_id", "user_id", "item_id"]
+    answers = events.join(impressions.select("request_id").unique(), on="request_id", how="semi")
+    if not len(answers):
+        return impressions
+    rated = (kind == "rate") & (pl.col("rating") >= liked_from).fill_null(False)
+    came = answers.group_by(of).agg(
+        told_clicked=(kind.is_in(OPENED) | rated).any(),
+        told_completed=(kind == "complete").any(),
+        told_skipped=(kind == "skip").any(),
+        told_seconds=pl.col("watch_duration_seconds").max(),
+    )
+    there = set(events["event_type"].unique())
+    clicked = pl.coalesce("clicked", pl.col("told_clicked").fill_null(False))
+    told = {
+        name: pl.col(f"told_{name}").fill_null(False) for name, type_ in (("completed", "complete"), ("skipped", "skip")) if type_ in there
+    }
+    seconds = pl.when(clicked).then(pl.col("told_seconds")).otherwise(pl.lit(0.0, pl.Float32))
+    return (
+        impressions.join(came, on=of, how="left", maintain_order="left")
+        .with_columns(
+            clicked.alias("clicked"),
+            pl.coalesce("watch_duration_seconds", seconds).alias("watch_duration_seconds"),
+            *(pl.coalesce(name, value).alias(name) for name, value in told.items()),
+        )
+        .select(impressions.columns)
     )
 
 

@@ -1,7 +1,7 @@
 """What serving hands back to training: the store's logs as the tables of `data.schema`, which `data.readers.continued` reads.
 
 <folder>/events.parquet       EVENTS, every event appended since
-<folder>/impressions.parquet  IMPRESSIONS, a row for each place of each slate; what came of it the reader finds in the events
+<folder>/impressions.parquet  IMPRESSIONS, a row for each place of each slate; what came of it `data.impressions` finds in the events
 <folder>/draws.parquet        the slates in which chance filled slots: request_id, user_id, timestamp, device, region, arm, release,
                               epsilon, slots, pool, drawn
 <folder>/items.parquet        ITEMS, what was posted
@@ -19,10 +19,11 @@ from pathlib import Path
 import polars as pl
 
 from data.features import HOUR_MS
-from data.schema import EVENTS, IMPRESSIONS, ITEMS, check_table
+from data.schema import EVENTS, ITEMS, check_table
 from serve.contract import LoggedSlate
 from serve.histories import StoreError
 from serve.manifest import write_whole
+from serve.slate_log import impressions
 from serve.store import EVENT_COLUMNS, Store, wall_clock_ms
 
 WRITTEN, TRAINED_TO = "written.json", "trained_to.json"
@@ -66,12 +67,12 @@ def write(store: Store, folder: Path, since: Reached) -> tuple[Reached, dict[str
     slates_to, items_to, events_to = since.slates, since.items, since.events
     posted: list[dict] = []
     until, of_the_future = wall_clock_ms() + HOUR_MS, 0
-    impressions, draws = [_frame([], IMPRESSIONS)], [pl.DataFrame(schema=DRAWS)]
+    shown, draws = [impressions([])], [pl.DataFrame(schema=DRAWS)]
     for chunk in _chunks(store.slates_since, since.slates, SLATES_AT_ONCE):
         slates_to = chunk[-1][0]
         slates = [slate for _, slate in chunk if slate.timestamp <= until]
         of_the_future += len(chunk) - len(slates)
-        impressions.append(_frame([row for slate in slates for row in _shown(slate)], IMPRESSIONS))
+        shown.append(impressions(slates))
         draws.append(pl.DataFrame([_draw(slate) for slate in slates if slate.draw is not None], schema=DRAWS))
     for chunk in _chunks(store.items_since, since.items, ITEMS_AT_ONCE):
         items_to = chunk[-1][0]
@@ -83,7 +84,7 @@ def write(store: Store, folder: Path, since: Reached) -> tuple[Reached, dict[str
         of_the_future += len(told) - len(past)
         events.append(check_table(past.select(EVENT_COLUMNS), EVENTS, table="events", source="the store"))
     tables = {
-        "events": pl.concat(events), "impressions": pl.concat(impressions), "draws": pl.concat(draws), "items": _frame(posted, ITEMS),
+        "events": pl.concat(events), "impressions": pl.concat(shown), "draws": pl.concat(draws), "items": _frame(posted, ITEMS),
     }  # fmt: skip
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
@@ -110,15 +111,6 @@ def _chunks(read, since: int, limit: int) -> Iterator[list[tuple]]:
 def _frame(rows: list[dict], columns: Mapping) -> pl.DataFrame:
     schema = {name: pl.String if column.dtype == pl.Date else column.dtype for name, column in columns.items()}
     return pl.DataFrame(rows, schema=schema)
-
-
-def _shown(slate: LoggedSlate) -> Iterator[dict]:
-    of_slate = {name: getattr(slate, name) for name in ("request_id", "user_id", "timestamp", "arm", "release", "device", "region")}
-    for place, item_id in enumerate(slate.item_ids):
-        yield of_slate | {
-            "item_id": item_id, "position": slate.first + place,
-            "sources": list(slate.sources[place]), "propensity": slate.propensities[place],
-        }  # fmt: skip
 
 
 def _draw(slate: LoggedSlate) -> dict:

@@ -61,8 +61,8 @@ def test_what_came_of_a_slate_is_what_the_events_of_its_request_tell(folder):
     outcome = read(base(), [str(folder)], liked_from=4.0).impressions
     columns = ("clicked", "completed", "skipped", "watch_duration_seconds")
     assert outcome.select(columns).rows() == [
-        (True, None, None, None), (True, True, False, 90.0), (False, False, False, None), (False, False, True, None),
-        (False, False, False, None),  # the click on c is of another user
+        (True, None, None, None), (True, True, False, 90.0), (False, False, False, 0.0), (True, False, True, None),
+        (False, False, False, 0.0),  # the click on c is of another user
     ]  # fmt: skip
     assert read(base(), [str(folder)], liked_from=3.0).impressions["clicked"].to_list()[2] is True
 

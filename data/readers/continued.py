@@ -15,16 +15,16 @@ from pathlib import Path
 
 import polars as pl
 
+from data.impressions import with_outcomes
 from data.schema import EVENTS, IMPRESSIONS, ITEMS, Column, SchemaError, Tables, check, check_table, empty, user_digest
 
-CLICKS = ("click", "watch", "complete")
 ANY_WIDTH = ITEMS | {"content_embedding": replace(ITEMS["content_embedding"], valid=None)}
-OUTCOMES = ("clicked", "completed", "skipped", "watch_duration_seconds")
 
 
 def read(base: Tables, folders: Sequence[str], *, forgotten: str | None = None, liked_from: float = float("-inf")) -> Tables:
-    """`base` continued by `folders`. Of a slate in them, what came of it is what the events tell that bear its request_id: a rating of
-    `liked_from` or more is as good as a click. Users in the file `forgotten` are left out of everything, and counted.
+    """`base` continued by `folders`. Of a slate in them, what came of it is what the events tell that bear its request_id, by
+    `data.impressions.with_outcomes`: a rating of `liked_from` or more is as good as a click. Users in the file `forgotten` are left out of
+    everything, and counted.
 
     Raises:
         SchemaError: a folder is missing, or a table in it is not what it must be.
@@ -39,7 +39,7 @@ def read(base: Tables, folders: Sequence[str], *, forgotten: str | None = None, 
         "events": events,
         "items": items.unique("item_id", keep="last").join(_order(items), on="item_id").sort("order").drop("order"),
         "users": base.users,
-        "impressions": pl.concat([base.impressions, _with_outcomes(shown, events, liked_from)]),
+        "impressions": pl.concat([base.impressions, with_outcomes(shown, events, liked_from=liked_from)]),
     }
     if forgotten is not None and Path(forgotten).is_file():
         tables, report["users_forgotten"] = _without(tables, set(Path(forgotten).read_text().split()))
@@ -77,18 +77,6 @@ def _of_one_width(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 def _order(items: pl.DataFrame) -> pl.DataFrame:
     """Where each item was first told of: an item keeps its place when it is told of again."""
     return items.select("item_id").with_row_index("order").unique("item_id", keep="first")
-
-
-def _with_outcomes(shown: pl.DataFrame, events: pl.DataFrame, liked_from: float) -> pl.DataFrame:
-    kind = pl.col("event_type")
-    liked = kind.is_in(CLICKS) | ((kind == "rate") & (pl.col("rating") >= liked_from)).fill_null(False)
-    of = ["request_id", "user_id", "item_id"]
-    came = events.filter(pl.col("request_id").is_not_null()).group_by(of).agg(
-        clicked=liked.any(), completed=(kind == "complete").any(), skipped=(kind == "skip").any(),
-        watch_duration_seconds=pl.col("watch_duration_seconds").max(),
-    )  # fmt: skip
-    told = shown.drop(OUTCOMES).join(came, on=of, how="left", maintain_order="left")
-    return told.with_columns(pl.col(OUTCOMES[:3]).fill_null(False)).select(*IMPRESSIONS)
 
 
 def _without(tables: dict[str, pl.DataFrame], digests: set[str]) -> tuple[dict[str, pl.DataFrame], int]:
