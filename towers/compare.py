@@ -94,13 +94,12 @@ def slate_figures(logged: Logged, runs: Sequence[Run], *, share: float, cap: flo
     }  # fmt: skip
 
 
-def compare(runs: Sequence[Run], *, shares: Sequence[float] = (0.0, 0.1), cap: float = 50.0, draws: Sequence[Path] = ()) -> dict:
-    """Everything that is told, as plain values; `off_policy` has `said` where the log can tell nothing.
+def compare(runs: Sequence[Run], log: Log, *, shares: Sequence[float] = (0.0, 0.1), cap: float = 50.0, draws: Sequence[Path] = ()) -> dict:
+    """Everything that is told of runs on one log (`same_log`), as plain values; `off_policy` has `said` where the log can tell nothing.
 
     Raises:
-        CompareError: the runs did not answer the same questions.
+        CompareError: a run's lists are no answers to the test's questions.
     """
-    log = same_log(runs)
     rankings = {run.name: ranking_of(run, log) for run in runs}
     told = {
         "runs": [run.name for run in runs],
@@ -149,7 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line.add_argument("--json", action="store_true", help="one JSON document on stdout")
     asked = line.parse_args(arguments)
     try:
-        told = compare([Run.open(folder) for folder in asked.runs], shares=(0.0, asked.share), cap=asked.cap, draws=asked.draws)
+        runs = [Run.open(folder) for folder in asked.runs]
+        if len({run.name for run in runs}) < len(runs):
+            raise CompareError("two of the folders have one name, by which their figures are told apart: rename or link one")
+        told = compare(runs, same_log(runs), shares=(0.0, asked.share), cap=asked.cap, draws=asked.draws)
     except CompareError as error:
         print(error, file=sys.stderr)
         return 2

@@ -95,9 +95,8 @@ def ranking_of(run: Run, log: Log) -> Ranking:
     depth = int(run.lists["item_ids"].list.len().max())
     top_UK = torch.full((len(run.lists), depth), -1)
     place = long.filter(pl.col("row").is_not_null()).with_columns(place=pl.int_range(pl.len()).over("u"))
-    top_UK[torch.as_tensor(place["u"].to_numpy().astype("int64")), torch.as_tensor(place["place"].to_numpy())] = torch.as_tensor(
-        place["row"].to_numpy()
-    )
+    user, at, item = (torch.as_tensor(place[name].cast(pl.Int64).to_numpy(writable=True)) for name in ("u", "place", "row"))
+    top_UK[user, at] = item
     targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
     hit_TK = top_UK[targets.user_index()] == targets.item_row[:, None]
     rank_T = torch.where(hit_TK.any(1), hit_TK.int().argmax(1) + 1, BEYOND)
