@@ -38,7 +38,7 @@ from towers.off_policy import (
     switch_doubly_robust,
 )
 from towers.record import commit
-from towers.verdict import Verdict, by_model, by_weights, overlap
+from towers.verdict import Overlap, Verdict, by_model, by_weights, overlap, overlap_of_policies
 
 RESULTS = Path(__file__).parent / "results" / "obd.json"
 FOLDS, CAP = 5, 10.0
@@ -83,11 +83,10 @@ def share_by_position(log: Rounds, items: int) -> np.ndarray:
     return count_SA / count_SA.sum(1, keepdims=True)
 
 
-def estimates(log: Rounds, target_NA: np.ndarray) -> tuple[dict, list[Verdict], dict]:
+def estimates(log: Rounds, target_NA: np.ndarray, seen: Overlap) -> tuple[dict, list[Verdict], dict]:
     """(overlap, every estimator's verdict, empirical Bernstein of IPS and SNIPS where the largest possible weight is known)."""
     row = np.arange(len(log.item_N))
     weight_N = importance_weight(target_NA[row, log.item_N], log.propensity_N)
-    seen = overlap(weight_N)
     predicted_NA = crossfit(log, target_NA.shape[1])
     of_shown, of_target = predicted_NA[row, log.item_N], expected(target_NA, predicted_NA)
     by_name: dict[str, Terms] = {
@@ -118,8 +117,13 @@ def main() -> None:
     even_NA = np.full((len(logs["bts"].item_N), len(item_ids)), 1 / len(item_ids))
     as_bts_NA = share_by_position(logs["bts"], len(item_ids))[logs["random"].position_N]
     told, console = {}, Console(width=140)
+    bts, random = logs["bts"], logs["random"]
+    seen_by = {
+        "bts": overlap(importance_weight(np.full(len(bts.item_N), 1 / len(item_ids)), bts.propensity_N)),  # of what it showed alone
+        "random": overlap_of_policies(as_bts_NA, np.full(as_bts_NA.shape, 1 / len(item_ids)), random.item_N),
+    }
     for target, logger, target_NA in (("random", "bts", even_NA), ("bts", "random", as_bts_NA)):
-        facts, found, sure = estimates(logs[logger], target_NA)
+        facts, found, sure = estimates(logs[logger], target_NA, seen_by[logger])
         own = bootstrap(Terms(logs[target].click_N, np.ones(len(logs[target].click_N))))
         table = Table(title=f"{target}, from the log of {logger}; its own mean {own.mean:.4f}", title_justify="left")
         for column in ("estimator", "value", "95 % interval", "said"):

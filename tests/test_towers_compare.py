@@ -87,6 +87,7 @@ def told(runs) -> dict:
 def test_the_lists_that_a_run_left_are_what_its_model_answers(runs):
     _, log = small()
     run = Run.open(runs[0])
+    assert Run.open(runs[0] / "model").name == "genres"  # where models/<name> leads
     from_lists, anew = ranking_of(run, log), answers(run.model, log, queries(log, TEST))
     assert torch.equal(from_lists.rank_T, anew.rank_T) and torch.equal(from_lists.top_item_row_UK, anew.top_item_row_UK)
 

@@ -1,6 +1,6 @@
 """Finished runs beside each other: the same questions asked of all, and what slates of each would have earned.
 
-    python -m towers.compare runs/<one> runs/<another> [more …]         # a table; --json for a document
+    python -m towers.compare runs/<one> runs/<another> [more …]         # tables; --json for a document; models/<name> is as good
     python -m towers.compare … --share 0.1 --draws state/…/draws.parquet
 
 Ranking metrics are of the lists that the runs left behind (test_topk.parquet), with intervals paired by user against the first run. Where

@@ -35,11 +35,13 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Read what `train.py` left.
+        """Read what `train.py` left in a run's folder; `models/<name>`, the link to a run's model, is as good.
 
         Raises:
             CompareError: a file is missing, or it is the run of a ranker, which orders what one retrieval model proposes.
         """
+        if (folder / "meaning.json").is_file():
+            folder = folder.resolve().parent
         for name in ("config.yaml", "test_topk.parquet", "model/meaning.json"):
             if not (folder / name).is_file():
                 raise CompareError(f"{folder} holds no {name}: give the folders of finished retrieval runs (a ranker leaves no lists)")
