@@ -49,12 +49,12 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "plain": Setting(rounds=3_000),
+    "plain": Setting(rounds=2_400),
     "at the bar": Setting(rounds=1_600),
-    "rare clicks": Setting(rounds=6_000, base=-4.5),
+    "rare clicks": Setting(rounds=4_000, base=-4.5),
     "few clicks": Setting(rounds=1_600, base=-3.5),
-    "heavy weights": Setting(rounds=6_000, actions=30, sure=6.0, explores=0.03),
-    "minutes watched": Setting(rounds=3_000, minutes=True),
+    "heavy weights": Setting(rounds=5_000, actions=30, sure=6.0, explores=0.04),
+    "minutes watched": Setting(rounds=2_000, minutes=True),
     "users of ten rounds": Setting(rounds=8_000, rounds_of_user=10),
 }
 
