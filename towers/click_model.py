@@ -49,9 +49,7 @@ def fit_click_model(log: Log, groups: Judgements) -> ClickModel | None:
     click_P = click_GK[group_P, place_P].astype(np.float64)
     if click_P.sum() < LEAST_CLICKS or click_P.all():
         return None
-    item_P, user_P, at_P = (
-        table[group_P, place_P] for table in (groups.item_row_GK, _spread(groups.user_row_G, click_GK), groups.position_GK)
-    )
+    item_P, at_P, user_P = groups.item_row_GK[group_P, place_P], groups.position_GK[group_P, place_P], groups.user_row_G[group_P]
     items, users = len(log.catalogue.item_ids), len(log.user_ids)
     clicks_S, shown_S = np.bincount(at_P, click_P), np.bincount(at_P)
     rate_P = ((clicks_S + click_P.mean()) / (shown_S + 1))[at_P]  # of the position, never quite 0
