@@ -26,8 +26,9 @@ from data.impressions import events_before
 from data.log import Log, Queries, queries
 from data.split import TEST
 from towers.evaluation import DotProduct, ItemLists, Ranking, per_user, rank
+from towers.intervals import bootstrap_difference as drawn_difference
 from towers.metrics import bootstrap_difference
-from towers.off_policy import best_share_weight, effective_size, snips, snips_difference
+from towers.off_policy import best_share_weight, effective_size, snips
 from towers.ranking_data import ask, history_at
 from towers.saved import SavedRetrieval
 
@@ -122,10 +123,11 @@ def off_policy(champion: SavedRetrieval, challenger: SavedRetrieval, log: Log, d
     clicked = set(liked.drop_nulls("request_id").iter_rows())
     reward_N = np.array([float((slot["request_id"], slot["user_id"], slot["drawn"]) in clicked) for slot in slots])
     whose_N = np.array([slot["user_id"] for slot in slots])
-    difference = snips_difference(reward_N, weights[1], weights[0], whose_N)
+    earned = [snips(reward_N, weight_N) for weight_N in weights]
+    difference = drawn_difference(earned[1], earned[0], whose_N)
     return {
         "slots": len(slots), "clicked": int(reward_N.sum()), "share": share,
-        "champion": snips(reward_N, weights[0]), "challenger": snips(reward_N, weights[1]),
+        "champion": earned[0].value, "challenger": earned[1].value,
         "difference": difference.mean, "low": difference.low, "high": difference.high,
         "effective_slots": [effective_size(weight_N) for weight_N in weights],
     }  # fmt: skip
