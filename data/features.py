@@ -3,7 +3,7 @@
 Everything here runs over whole arrays, so that a training table of millions of rows and a request of one row pass
 through the same code. `tests/test_data_features.py` holds the law: a training row replayed as a request is bit for bit the same.
 
-Shapes: B rows · L history length · K candidates · G genres · I catalogue · C moment columns · X numbers · F item features.
+Shapes: B rows · L history length · K candidates · G genres · T tags · I catalogue · C moment columns · U profile columns · X numbers.
 """
 
 import math
@@ -27,7 +27,12 @@ LIKED = tuple(EVENT_TYPE_CODE[name] for name in ("click", "watch", "complete", "
 LIKED_OF_CODE = np.isin(np.arange(EVENT_CODES), LIKED)  # looked up in a tenth of the time that isin takes
 MOMENT = ("hour", "weekday", "device", "region", "subscription_tier", "age_band")
 AGE_BANDS = 12
-NUMBERS = ("dot", "genre_match", "log_popularity", "mean_rating", "log_age_days", "history_count")
+NUMBERS = (
+    "dot", "genre_match", "tag_match", "log_popularity", "mean_rating", "log_age_days", "log_duration_seconds", "history_count"
+)  # fmt: skip
+PROFILE = ("log_session_minutes", "log_history_count")
+"""What `profile` says of a user after the share of each genre."""
+SESSION_GAP_MINUTES = 30
 
 
 def event_code(event_type: np.ndarray, rating: np.ndarray, *, liked_from: float) -> np.ndarray:
@@ -160,22 +165,44 @@ def pack(
     return PackedHistory(item_row_E[position_BL] * there_BL, event_code_E[position_BL] * there_BL, age_BL * there_BL)
 
 
+def liked_count(label_IG: np.ndarray, history: PackedHistory) -> np.ndarray:
+    """How many liked events of a history bear each label (genre, tag): float32 (B, G), of whole numbers, so no order of summing shows."""
+    liked_BL = is_liked(history.event_code_BL).astype(np.float32)
+    return np.matmul(liked_BL[:, None], label_IG[history.item_row_BL].astype(np.float32, copy=False))[:, 0]
+
+
 def genre_share(genre_IG: np.ndarray, history: PackedHistory) -> np.ndarray:
     """Which genres the liked part of a history is made of: float32 (B, G), each row sums to 1, or to 0 where nothing is liked."""
-    liked_BL = is_liked(history.event_code_BL).astype(np.float32)
-    count_BG = np.einsum("bl,blg->bg", liked_BL, genre_IG[history.item_row_BL].astype(np.float32))
+    count_BG = liked_count(genre_IG, history)
     total_B1 = count_BG.sum(1, keepdims=True)
     return np.divide(count_BG, total_B1, out=np.zeros_like(count_BG), where=total_B1 > 0)
 
 
-def genre_match(share_BG: np.ndarray, genre_IG: np.ndarray, item_row_BK: np.ndarray) -> np.ndarray:
-    """The mean share, in the user's history, of the genres an item bears: float32 (B, K), 0 for an item without genres.
+def label_match(count_BG: np.ndarray, label_IG: np.ndarray, item_row_BK: np.ndarray) -> np.ndarray:
+    """The mean share, in the user's `liked_count`, of the labels an item bears: float32 (B, K), 0 for an item without labels.
 
     `item_row_BK` may have one row, of the same candidates for all B.
     """
-    genre_BKG = genre_IG[item_row_BK].astype(np.float32)
-    match_BK = np.einsum("bg,bkg->bk", share_BG, genre_BKG)
-    return match_BK / np.maximum(genre_BKG.sum(2), 1.0)
+    label_BKG = label_IG[item_row_BK].astype(np.float32, copy=False)
+    match_BK = np.matmul(label_BKG, count_BG[:, :, None])[:, :, 0]
+    return match_BK / np.maximum(label_BKG.sum(2) * count_BG.sum(1, keepdims=True), 1.0)
+
+
+def session_minutes(history: PackedHistory) -> np.ndarray:
+    """Mean length of the sessions in a history, float32 (B,) minutes: half an hour without an event ends one, and a session of one event
+    lasts none. 0 for an empty history."""
+    there_BL = history.event_code_BL != PAD
+    gap_BM = history.age_minutes_BL[:, :-1] - history.age_minutes_BL[:, 1:]
+    within_BM = there_BL[:, :-1] & (gap_BM < SESSION_GAP_MINUTES)
+    sessions_B = there_BL.sum(1) - within_BM.sum(1)
+    return ((gap_BM * within_BM).sum(1) / np.maximum(sessions_B, 1)).astype(np.float32)
+
+
+def profile(history: PackedHistory, genre_IG: np.ndarray) -> np.ndarray:
+    """What the ranker is told of a user beside their query: float32 (B, U), `genre_share`, then `PROFILE`."""
+    count_B = (history.event_code_BL != PAD).sum(1)
+    numbers_B2 = np.stack([np.log1p(session_minutes(history)), np.log1p(count_B)], axis=1)
+    return np.concatenate([genre_share(genre_IG, history), numbers_B2.astype(np.float32)], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,20 +266,31 @@ def candidate_numbers(
     now_B: np.ndarray,
     clock: ItemClock,
     genre_IG: np.ndarray,
+    tag_IT: np.ndarray,
     release_day_I: np.ndarray,
+    duration_seconds_I: np.ndarray,
 ) -> np.ndarray:
     """What the ranker is told of each candidate beside its row: float32 (B, K, X) in the order of `NUMBERS`.
 
-    `release_day_I` is days since 1970, NaN where unknown (an item of unknown age counts as a year old). Where the same candidates are
+    `release_day_I` is days since 1970, NaN where unknown (an item of unknown age counts as a year old), `duration_seconds_I` seconds, NaN
+    where unknown (told as 0, which no item lasts). Where the same candidates are
     asked about at the same time for all B, `item_row_BK` and `now_B` have one row: what depends on nothing else is found once.
     """
     hour_B1 = (now_B // HOUR_MS)[:, None]
     popularity_BK, rating_BK = clock.before(item_row_BK, np.broadcast_to(hour_B1, item_row_BK.shape))
     age_BK = np.nan_to_num((now_B // DAY_MS)[:, None] - release_day_I[item_row_BK], nan=365.0).clip(0)
     count_B1 = (history.event_code_BL != PAD).sum(1, keepdims=True)
-    match_BK = genre_match(genre_share(genre_IG, history), genre_IG, item_row_BK)
+    columns = (
+        dot_BK,
+        label_match(liked_count(genre_IG, history), genre_IG, item_row_BK),
+        label_match(liked_count(tag_IT, history), tag_IT, item_row_BK),
+        np.log1p(popularity_BK),
+        rating_BK,
+        np.log1p(age_BK),
+        np.log1p(np.nan_to_num(duration_seconds_I[item_row_BK], nan=0.0)),
+        np.log1p(count_B1),
+    )
     number_BKX = np.empty((*dot_BK.shape, len(NUMBERS)), np.float32)
-    columns = (dot_BK, match_BK, np.log1p(popularity_BK), rating_BK, np.log1p(age_BK), np.log1p(count_B1))
     for place, column in enumerate(columns):
         number_BKX[:, :, place] = column
     return number_BKX

@@ -15,14 +15,25 @@ from data import impressions
 from data.features import is_liked, moment
 from data.log import Log
 
-LABELS = ("click", "complete", "watch_seconds")
+LABELS = ("click", "complete", "watch_seconds", "skip", "rating")
+
+
+def ratings(log: Log, frame: pl.DataFrame) -> np.ndarray:
+    """The last rating that an impression's request brought its item, float32 (P,), NaN where none did."""
+    rated = log.split.tables.events.filter(
+        pl.col("event_type") == "rate", pl.col("rating").is_not_null(), pl.col("request_id").is_not_null()
+    )
+    last = rated.sort("timestamp").unique(["request_id", "item_id"], keep="last").select("request_id", "item_id", "rating")
+    joined = frame.select("request_id", "item_id").join(last, on=["request_id", "item_id"], how="left", maintain_order="left")
+    return joined["rating"].fill_null(float("nan")).to_numpy()
 
 
 @dataclass(frozen=True, slots=True)
 class Judgements:
     """Group g was asked at now_G[g] with history events start_G[g] ≤ e < end_G[g] of the log.
 
-    `item_row_GK` is padded with 0 where `there_GK` is False; `label_GKY` is (click 0/1, complete 0/1, seconds watched), NaN where unknown.
+    `item_row_GK` is padded with 0 where `there_GK` is False; `label_GKY` is (click 0/1, complete 0/1, seconds watched, skip 0/1,
+    rating), NaN where unknown.
     `propensity_GK` is NaN where the log says nothing; `position_GK` is 0 where nothing was shown.
     """
 
@@ -65,7 +76,8 @@ def shown(log: Log) -> Judgements:
         return frame[name].cast(pl.Float32).fill_null(float("nan")).to_numpy()
 
     born_G = head["birth_year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    labels = [spread(outcome(name), np.nan) for name in ("clicked", "completed", "watch_duration_seconds")]
+    outcomes = [outcome(name) for name in ("clicked", "completed", "watch_duration_seconds", "skipped")]
+    labels = [spread(values, np.nan) for values in (*outcomes, ratings(log, frame))]
     return Judgements(
         user_row_G, log.offset_U1[user_row_G], end_G, now_G,
         moment(now_G, head["device"], head["region"], head["subscription_tier"], born_G, log.vocabulary),
@@ -101,6 +113,7 @@ def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negativ
     label_NKY = np.full((*item_row_NK.shape, len(LABELS)), np.nan, np.float32)
     label_NKY[..., 0] = np.where(there_NK, 0.0, np.nan)
     label_NKY[:, 0, 0] = is_liked(log.event_code_E[event_N])
+    label_NKY[:, 0, LABELS.index("rating")] = log.rating_E[event_N]
     return Judgements(
         user_row_N, log.offset_U1[user_row_N], event_N, log.timestamp_E[event_N], log.moment_EC[event_N], log.part_E[event_N],
         item_row_NK, there_NK, label_NKY, np.full(item_row_NK.shape, np.nan),

@@ -1,6 +1,6 @@
 """The log as arrays: one long run of events sorted by user and time, with everything about items beside it.
 
-Shapes: E events · U users · I catalogue · C moment columns · G genres · F item features · Q queries.
+Shapes: E events · U users · I catalogue · C moment columns · G genres · T tags · F item features · Q queries.
 """
 
 from dataclasses import dataclass, replace
@@ -17,12 +17,15 @@ from data.split import TRAIN, Split, undivided
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All items, row by row. `release_day_I` is days since 1970, NaN where unknown."""
+    """All items, row by row. `release_day_I` is days since 1970 and `duration_seconds_I` float32 seconds, NaN where unknown; `genre_IG` and
+    `tag_IT` are 0 or 1."""
 
     item_ids: tuple[str, ...]
     feature_IF: np.ndarray
     genre_IG: np.ndarray
+    tag_IT: np.ndarray
     release_day_I: np.ndarray
+    duration_seconds_I: np.ndarray
     recipe: ContentRecipe
 
 
@@ -144,7 +147,9 @@ def read_catalogue(items: pl.DataFrame, recipe: ContentRecipe) -> Catalogue:
     """The items table by the recipe; an item's row is its place in the table."""
     feature_IF = recipe.features(items)
     day = items["release_date"].cast(pl.Int32).cast(pl.Float64).fill_null(float("nan"))
-    return Catalogue(tuple(items["item_id"]), feature_IF, feature_IF[:, : len(recipe.genres.words)], day.to_numpy(), recipe)
+    genre_IG, tag_IT = np.split(feature_IF[:, : sum(recipe.blocks[:2])], [recipe.blocks[0]], axis=1)
+    duration = items["duration_seconds"].fill_null(float("nan"))
+    return Catalogue(tuple(items["item_id"]), feature_IF, genre_IG, tag_IT, day.to_numpy(), duration.to_numpy(), recipe)
 
 
 def read_log(split: Split, *, liked_from: float = float("-inf"), text_width: int = 64, tags: int = 128, seed: int = 0) -> Log:

@@ -16,6 +16,12 @@ from serve.scoring import pack, person
 from tests.logs import small
 
 
+def of_items(log) -> dict:
+    catalogue = log.catalogue
+    names = ("genre_IG", "tag_IT", "release_day_I", "duration_seconds_I")
+    return {name: getattr(catalogue, name) for name in names}
+
+
 def served(log, event: int, length: int):
     """What serving makes of the moment just before an event of the log: the user's earlier events as the store keeps them."""
     user = log.user_row_E[event]
@@ -66,7 +72,7 @@ def test_the_numbers_of_a_training_row_are_those_of_its_replay_with_the_clock_of
     then = log.where(log.timestamp_E < hour_start)
     known = {
         "dot_BK": np.zeros(item_row_BK.shape, np.float32), "item_row_BK": item_row_BK, "now_B": now,
-        "history": pack(served(log, event, 20), 20), "genre_IG": log.catalogue.genre_IG, "release_day_I": log.catalogue.release_day_I,
+        "history": pack(served(log, event, 20), 20), **of_items(log),
     }  # fmt: skip
     whole = log.clock(half_life_days=30)
     if not len(then.item_row_E):
@@ -118,7 +124,48 @@ def test_genres_by_hand():
     history = features.PackedHistory(np.array([[0, 1, 1]]), np.array([[liked, liked, skipped]]), np.zeros((1, 3), np.int64))
     share = features.genre_share(genre_IG, history)
     np.testing.assert_allclose(share, [[2 / 3, 1 / 3]])
-    np.testing.assert_allclose(features.genre_match(share, genre_IG, np.array([[0, 1, 2]])), [[2 / 3, 0.5, 0.0]], rtol=1e-6)
+    count = features.liked_count(genre_IG, history)
+    assert count.tolist() == [[2, 1]]
+    np.testing.assert_allclose(features.label_match(count, genre_IG, np.array([[0, 1, 2]])), [[2 / 3, 0.5, 0.0]], rtol=1e-6)
+
+
+def test_sessions_by_hand():
+    """Twenty minutes in two sessions, of which one is a single event; one event; none; and padding that must not begin a session."""
+    code_BL = np.array([[0, 3, 3, 3, 3], [0, 0, 0, 0, 3], [0, 0, 0, 0, 0], [0, 0, 0, 3, 3]])
+    age_BL = np.array([[0, 100, 90, 80, 50], [0, 0, 0, 0, 7], [0, 0, 0, 0, 0], [0, 0, 0, 29, 0]])
+    history = features.PackedHistory(np.zeros((4, 5), np.int64), code_BL, age_BL)
+    assert features.session_minutes(history).tolist() == [10, 0, 0, 29]
+
+
+def test_a_profile_by_hand():
+    genre_IG = np.array([[1, 0], [1, 1]], np.float32)
+    history = features.PackedHistory(np.array([[0, 1]]), np.array([[3, 3]]), np.array([[4, 1]]))
+    np.testing.assert_allclose(features.profile(history, genre_IG), [[2 / 3, 1 / 3, np.log(4), np.log(3)]], rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 40))
+def test_the_profile_of_a_training_row_is_that_of_its_replay_whoever_stands_beside_it(pick, length):
+    _, log = small()
+    event_N = (pick + 61 * np.arange(7)) % len(log.item_row_E)
+    start_N = log.offset_U1[log.user_row_E[event_N]]
+    trained = features.pack(
+        log.item_row_E, log.event_code_E, log.timestamp_E, start_B=start_N, end_B=event_N, now_B=log.timestamp_E[event_N], length=length
+    )
+    genre_IG = log.catalogue.genre_IG
+    replayed = [features.profile(pack(served(log, int(event), length), length), genre_IG) for event in event_N]
+    np.testing.assert_array_equal(features.profile(trained, genre_IG), np.concatenate(replayed))
+
+
+def test_an_unknown_duration_is_told_as_none():
+    _, log = small()
+    known = {
+        "dot_BK": np.zeros((1, 2), np.float32), "item_row_BK": np.array([[0, 1]]), "now_B": log.timestamp_E[:1],
+        "history": pack(served(log, 0, 5), 5), "clock": log.clock(half_life_days=30),
+        **of_items(log) | {"duration_seconds_I": np.array([np.nan, np.e - 1], np.float32)},
+    }  # fmt: skip
+    told = features.candidate_numbers(**known)[0, :, features.NUMBERS.index("log_duration_seconds")]
+    np.testing.assert_allclose(told, [0, 1], rtol=1e-6)
 
 
 def test_the_same_candidates_asked_about_once_for_all_have_the_same_numbers():
@@ -127,8 +174,7 @@ def test_the_same_candidates_asked_about_once_for_all_have_the_same_numbers():
     shape = (3, 12)
     history = features.PackedHistory(rng.integers(0, items, shape), rng.integers(0, 7, shape), rng.integers(0, 9, shape))
     known = {
-        "dot_BK": rng.random((3, items), np.float32), "history": history, "clock": log.clock(half_life_days=30),
-        "genre_IG": log.catalogue.genre_IG, "release_day_I": log.catalogue.release_day_I,
+        "dot_BK": rng.random((3, items), np.float32), "history": history, "clock": log.clock(half_life_days=30), **of_items(log),
     }  # fmt: skip
     once = features.candidate_numbers(item_row_BK=np.arange(items)[None], now_B=now_B[:1], **known)
     each = features.candidate_numbers(item_row_BK=np.tile(np.arange(items), (3, 1)), now_B=now_B, **known)

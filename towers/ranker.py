@@ -1,64 +1,137 @@
-"""The ranker: one trunk, a head for each thing worth predicting.
+"""The ranker: one trunk with crosses, a tower for each thing worth predicting, and one value made of them.
 
-Shapes: B requests · K candidates · D width · C moment columns · X numbers · H heads (click, complete, watch_seconds).
+Shapes: B requests · K candidates · N = B·K · D width · C moment columns · U profile columns · X numbers · T tasks · H heads: tasks, value.
 """
 
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.features import NUMBERS
+from towers.mixture import TaskTowers
+from towers.watch_time import WatchTime
 
-HEADS = ("click", "complete", "watch_seconds")
+TASKS = ("click", "complete", "watch", "skip", "rating")
+HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
+UNWANTED = ("skip",)
 MANY = 256  # candidates of one query from which on their products are joined
 
 
+class Scale(NamedTuple):
+    """What standardises columns: their mean and their standard deviation."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Answers(NamedTuple):
+    """What only the data know of the tasks: the watch times, the least and the greatest rating, and which tasks have any label."""
+
+    watch_time: WatchTime
+    rating_range: tuple[float, float]
+    known: tuple[bool, ...]
+
+
 class Ranker(nn.Module):
-    """Query, moment, candidate rows and their numbers to one value per candidate and head.
+    """Query, moment, profile, candidate rows and their numbers to one value per candidate and head.
 
     The query's part of the first layer is computed once per request and added to every candidate's; query × candidate, element by element,
-    is the cross. `number_mean` and `number_std` (X,) standardise the numbers.
+    is the first cross. `cross(width)` makes crosses of what that layer gives, `trunk(width, tasks)` what the towers read of it.
+    `number` and `profile` standardise. `value_weight` says how much each task counts in value; one without any label counts nothing.
+
+    Raises:
+        ValueError: a weight below 0 or of no task, or no weight above 0 for a task that has labels.
     """
 
-    def __init__(self, *, width: int, moment_sizes: tuple[int, ...], number_mean: Tensor, number_std: Tensor, hidden: int, dropout: float):
+    def __init__(
+        self, *, width: int, moment_sizes: tuple[int, ...], number: Scale, profile: Scale, answers: Answers, hidden: int, dropout: float,
+        tower: int, cross: Callable[..., nn.Module], trunk: Callable[..., nn.Module], value_weight: Mapping[str, float],
+    ):  # fmt: skip
         super().__init__()
         self.many = MANY
+        self.duration = NUMBERS.index("log_duration_seconds")
         self.moment = nn.ModuleList(nn.Embedding(size, hidden) for size in moment_sizes)
         for table in self.moment:
             nn.init.normal_(table.weight, std=0.02)
         self.query = nn.Linear(width, hidden, bias=False)
+        self.profile = nn.Linear(len(profile.mean), hidden, bias=False)
         self.candidate = nn.Linear(width, hidden)
-        self.cross = nn.Linear(width, hidden, bias=False)
-        self.number = nn.Linear(len(number_mean), hidden, bias=False)
-        self.trunk = nn.Sequential(
-            nn.GELU(), nn.Dropout(float(dropout)), nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(float(dropout))
-        )
-        self.head = nn.Linear(hidden // 2, len(HEADS))
-        nn.init.normal_(self.head.weight, std=0.01)
-        self.skip = nn.Linear(len(number_mean), len(HEADS), bias=False)
+        self.product = nn.Linear(width, hidden, bias=False)
+        self.number = nn.Linear(len(number.mean), hidden, bias=False)
+        self.first = nn.Sequential(nn.GELU(), nn.Dropout(float(dropout)))
+        self.cross = cross(hidden)
+        self.trunk = trunk(hidden, len(TASKS))
+        self.tower = TaskTowers(self.trunk.width, len(TASKS), hidden=tower)
+        self.skip = nn.Linear(len(number.mean), len(TASKS), bias=False)
         nn.init.zeros_(self.skip.weight)
-        self.skip.weight.data[:, NUMBERS.index("dot")] = 1.0  # it begins as retrieval's order, and must learn to depart from it
-        self.register_buffer("number_mean", number_mean.clone())
-        self.register_buffer("number_std", number_std.clone())
+        for task in ("click", "complete", "watch"):  # they begin as retrieval's order, and must learn to depart from it
+            self.skip.weight.data[TASKS.index(task), NUMBERS.index("dot")] = 1.0
+        self.watch_time = deepcopy(answers.watch_time)  # the data keep theirs where they are
+        low, high = answers.rating_range
+        for name, buffer in {
+            "number_mean": number.mean, "number_std": number.std, "profile_mean": profile.mean, "profile_std": profile.std,
+            "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)), "rating_low": torch.tensor(float(low)),
+            "rating_span": torch.tensor(float(high - low)), "value_T": value_share(value_weight, answers.known),
+            "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
+        }.items():  # fmt: skip
+            self.register_buffer(name, buffer.clone())
 
-    def logits(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
-        """(B, K, H) before any squashing: logits of click and complete, log(1 + seconds) of watching."""
-        user_BD = self.query(query)
+    def logits(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, T), one per task, before calibration."""
+        user_BD = self.query(query) + self.profile((profile - self.profile_mean) / self.profile_std)
         for column, table in enumerate(self.moment):
             user_BD = user_BD + table(moment[:, column])
         number_BKX = (number - self.number_mean) / self.number_std
-        first = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number_BKX)
-        return self.head(self.trunk(first)) + self.skip(number_BKX)
+        first_BKD = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number_BKX)
+        told_NT = self.tower(self.trunk(self.cross(self.first(first_BKD).flatten(0, 1))))
+        return told_NT.view(number.shape[0], number.shape[1], told_NT.shape[1]) + self.skip(number_BKX)
 
     def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
         """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query
         has so many candidates that making A + X · diag q costs less than the second."""
         if candidate_BKD.shape[1] < self.many:
-            return self.candidate(candidate_BKD) + self.cross(candidate_BKD * query.unsqueeze(1))
-        weight_BHD = self.candidate.weight + self.cross.weight * query.unsqueeze(1)
+            return self.candidate(candidate_BKD) + self.product(candidate_BKD * query.unsqueeze(1))
+        weight_BHD = self.candidate.weight + self.product.weight * query.unsqueeze(1)
         return torch.baddbmm(self.candidate.bias, candidate_BKD, weight_BHD.transpose(1, 2))
 
-    def forward(self, query: Tensor, moment: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
-        """(B, K, H): probability of a click, probability of completion, seconds expected to be watched."""
-        logit_BKH = self.logits(query, moment, candidate, number)
-        return torch.cat([logit_BKH[..., :2].sigmoid(), torch.expm1(F.relu(logit_BKH[..., 2:]))], dim=-1)
+    def calibrated(self, logit_BKT: Tensor) -> Tensor:
+        """(B, K, T) in [0, 1]: σ(slope · logit + shift) of each task, slope above 0 (Platt 1999). Watch is a place among the watch times of
+        items of about that duration, rating one between the least and the greatest."""
+        return (logit_BKT * self.slope_T + self.shift_T).sigmoid()
+
+    def value(self, place_BKT: Tensor) -> Tensor:
+        """(B, K) in [0, 1]: the weighted mean of what is wanted and of the absence of what is not (skip)."""
+        return torch.where(self.wanted_T, place_BKT, 1 - place_BKT) @ self.value_T
+
+    @torch.jit.unused
+    def worth(self, target_BKT: Tensor) -> Tensor:
+        """What items turned out to be worth, (B, K): the value of what came of them, over the tasks with a known outcome; NaN: none has."""
+        known_BKT = ~target_BKT.isnan()
+        good_BKT = torch.where(self.wanted_T, target_BKT, 1 - target_BKT).nan_to_num()
+        return (good_BKT @ self.value_T) / (known_BKT.to(good_BKT.dtype) @ self.value_T)
+
+    def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, H) in the order of `HEADS`: probabilities of a click and of completion, seconds of watching, probability of a skip, rating
+        in the log's units, value."""
+        return self.answer(self.logits(query, moment, profile, candidate, number), number)
+
+    def answer(self, logit_BKT: Tensor, number: Tensor) -> Tensor:
+        """What `forward` answers, (B, K, H), from the logits."""
+        place_BKT = self.calibrated(logit_BKT)
+        click, complete, watch, skip, rating = place_BKT.unbind(-1)
+        seconds = self.watch_time(watch, number[:, :, self.duration])
+        return torch.stack([click, complete, seconds, skip, self.rating_low + self.rating_span * rating, self.value(place_BKT)], dim=-1)
+
+
+def value_share(weight: Mapping[str, float], known: tuple[bool, ...]) -> Tensor:
+    """What share of value each task is, (T,), summing to one over the tasks whose labels are known. Raises ValueError as `Ranker` does."""
+    if odd := [name for name in weight if name not in TASKS or not 0 <= weight[name] < float("inf")]:
+        raise ValueError(f"value_weight: {odd[0]} = {weight[odd[0]]}; expected numbers of at least 0 for {', '.join(TASKS)}")
+    share_T = torch.tensor([float(weight.get(name, 0.0)) * there for name, there in zip(TASKS, known, strict=True)])
+    if not share_T.sum() > 0:
+        labelled = [name for name, there in zip(TASKS, known, strict=True) if there]
+        raise ValueError(f"value_weight is 0 for every task that has labels ({', '.join(labelled) or 'none has'}); weigh one of them")
+    return share_T / share_T.sum()

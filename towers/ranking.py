@@ -1,10 +1,11 @@
 """The ranking task: of what was retrieved, what comes first? It only wires: ranker, losses, figures, and the two stages together.
 
-Shapes: B groups of a batch · K items per group · X numbers · H heads · D width · I catalogue · Q queries.
+Shapes: B groups of a batch · K items per group · X numbers · T tasks · H heads · D width · I catalogue · Q queries.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +13,19 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor, nn
 
-from data.features import PackedHistory, candidate_numbers
+from data.features import PackedHistory, candidate_numbers, profile
 from data.log import Log
-from data.split import TEST
+from data.split import TEST, VALIDATION
+from towers.calibration import platt
 from towers.evaluation import ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
-from towers.losses import weighted_bce, weighted_squared_error
-from towers.metrics import auc, bootstrap_difference, calibration_error, grouped_auc, log_loss
-from towers.ranking_data import RankingBatch, RankingData, ask, history_at
+from towers.losses import weighted_bce
+from towers.metrics import bootstrap_difference
+from towers.ranker import HEADS, TASKS
+from towers.ranking_batch import RankingBatch
+from towers.ranking_data import RankingData, ask, history_at
+from towers.ranking_figures import judged
+
+logger = logging.getLogger(__name__)
 
 
 class Proposed(NamedTuple):
@@ -41,21 +48,24 @@ def by_dot(proposed: Proposed) -> Tensor:
 
 
 class RankingTask(L.LightningModule):
-    """Trains a ranker on groups. `ranker(width, moment_sizes, number_mean, number_std)` makes it, `optimizer(params)` trains it.
+    """Trains a ranker on groups. `ranker(width, moment_sizes, number, profile, answers)` makes it, `optimizer(params)` trains it.
 
-    The loss is the sum over heads of the weighted loss over known labels; `head_weight` says how much each counts.
+    The loss is the weighted sum over tasks of the weighted cross-entropy over known targets, all of which are places in [0, 1];
+    `task_weight` says how much each counts. A task without labels trains nothing.
     """
 
     def __init__(
-        self, *, data: RankingData, ranker: Callable[..., nn.Module], head_weight: tuple[float, ...],
+        self, *, data: RankingData, ranker: Callable[..., nn.Module], task_weight: Mapping[str, float],
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], ks: tuple[int, ...] = (10, 20, 100),
     ):  # fmt: skip
         super().__init__()
         self.ranker = ranker(
-            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number_mean=data.number_mean, number_std=data.number_std
-        )
+            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number=data.number_scale, profile=data.profile_scale,
+            answers=data.answers,
+        )  # fmt: skip
         self.logits = self.ranker.logits
-        self.head_weight, self.make_optimizer, self.ks, self.seed = tuple(head_weight), optimizer, tuple(ks), data.seed
+        self.task_weight = {task: task_weight[task] for task, known in zip(TASKS, data.answers.known, strict=True) if known}
+        self.make_optimizer, self.ks, self.seed = optimizer, tuple(ks), data.seed
         self.register_buffer("row_IW", data.model.row_IW, persistent=False)
         self.width = data.model.width
         self.register_buffer("count_I", torch.as_tensor(data.log.item_count()), persistent=False)
@@ -66,34 +76,49 @@ class RankingTask(L.LightningModule):
         self.logits = torch.compile(self.ranker.logits)
 
     def predict(self, batch: RankingBatch) -> Tensor:
-        """Logits (B, K, H) of a batch."""
-        return self.logits(batch.query_BD, batch.moment_BC, self.row_IW[batch.item_row_BK, : self.width], batch.number_BKX)
+        """Logits (B, K, T) of a batch."""
+        candidate_BKD = self.row_IW[batch.item_row_BK, : self.width]
+        return self.logits(batch.query_BD, batch.moment_BC, batch.profile_BU, candidate_BKD, batch.number_BKX)
 
     def training_step(self, batch: RankingBatch, _) -> Tensor:
-        """Each head by its own loss over the labels it knows."""
+        """Each task by the targets it knows."""
         loss = self.loss(batch)
         self.epoch_loss += loss.detach()
-        self.epoch_rows += int((batch.weight_BK > 0).sum())
+        self.epoch_rows += int(batch.there_BK.sum())
         return loss
 
     def loss(self, batch: RankingBatch) -> Tensor:
-        """Click and completion by cross-entropy, seconds by squared error of log(1 + seconds)."""
-        logit_BKH, label, weight = self.predict(batch), batch.label_BKY, batch.weight_BK
-        losses = (
-            weighted_bce(logit_BKH[..., 0], label[..., 0], weight_B=weight),
-            weighted_bce(logit_BKH[..., 1], label[..., 1], weight_B=weight),
-            weighted_squared_error(logit_BKH[..., 2], label[..., 2].log1p(), weight_B=weight),
+        """Σ over tasks of task_weight · Σ w·CE / Σ w."""
+        logit_BKT = self.predict(batch)
+        return sum(
+            share * weighted_bce(logit_BKT[..., task], batch.target_BKT[..., task], weight_B=batch.weight_BKT[..., task])
+            for task, share in ((TASKS.index(name), share) for name, share in self.task_weight.items())
         )
-        return sum(part * loss for part, loss in zip(self.head_weight, losses, strict=True))
 
     def validation_step(self, part: int, _) -> None:
-        """Loss and click figures of the held-out groups."""
+        """Loss and figures of the held-out groups."""
         batch = self.trainer.datamodule.held(part, self.device)
         self.log("val/loss", self.loss(batch), batch_size=1)
         self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, batch_size=1)
 
+    def on_test_start(self) -> None:
+        """Calibrate by the groups that were held out: they chose the epoch, and trained no weight."""
+        data: RankingData = self.trainer.datamodule
+        if len(data.choose_groups.now_G):
+            self.calibrate(data.held(VALIDATION, self.device))
+        else:
+            logger.warning("ranker: no held-out group to calibrate by; probabilities are the bare ones")
+
+    @torch.no_grad()
+    def calibrate(self, batch: RankingBatch) -> None:
+        """Set the slope and shift of every task that has labels."""
+        logit_BKT = self.predict(batch)
+        for task in (TASKS.index(name) for name in self.task_weight):
+            columns = (table[..., task].flatten().float().cpu().numpy() for table in (logit_BKT, batch.target_BKT, batch.weight_BKT))
+            self.ranker.slope_T[task], self.ranker.shift_T[task] = platt(*columns)
+
     def test_step(self, part: int, _) -> None:
-        """Click figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
+        """Figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
         data: RankingData = self.trainer.datamodule
         batch = data.held(part, self.device)
         figures = self.judge(batch) if len(batch.query_BD) else {}
@@ -115,37 +140,27 @@ class RankingTask(L.LightningModule):
             figures |= beside_popularity(reranked, seen, min(self.ks), train_count_I=count_I, item_vector_ID=content_IF)
         self.log_dict({f"test/{name}": float(value) for name, value in figures.items()}, batch_size=1)
 
+    @torch.no_grad()
     def judge(self, batch: RankingBatch) -> dict[str, float]:
-        """AUC (over all, and within groups), log loss and calibration of the click head, where both labels are there."""
-        with torch.no_grad():
-            logit_BK = self.predict(batch)[..., 0]
-        known = ~batch.label_BKY[..., 0].isnan() & (batch.weight_BK > 0)
-        logit, label = logit_BK[known].cpu(), batch.label_BKY[..., 0][known].cpu()
-        group = torch.arange(len(logit_BK), device=known.device)[:, None].expand_as(known)[known].cpu()
-        if label.min() == label.max():
-            return {"click_log_loss": log_loss(logit, label)}
-        clicked = known & (batch.label_BKY[..., 0] > 0)
-        mixed = bool((clicked.any(1) & (known & ~clicked).any(1)).any())  # where every request showed one item, none has an order
-        within = {"click_gauc": grouped_auc(logit, label, group).value} if mixed else {}
-        return within | {
-            "click_auc": auc(logit, label),
-            "click_log_loss": log_loss(logit, label),
-            "click_calibration_error": calibration_error(logit.sigmoid(), label),
-        }
+        """Figures of every head, and of value against what each item turned out to be worth."""
+        logit_BKT = self.predict(batch)
+        answer_BKH = self.ranker.answer(logit_BKT, batch.number_BKX)
+        return judged(logit_BKT, answer_BKH, batch, self.ranker.worth(batch.target_BKT))
 
     def by_ranker(self, data: RankingData) -> Order:
-        """The ranker's order of what was proposed for the test questions."""
-        asked, catalogue, ranker = data.asked, data.log.catalogue, self.ranker.cpu()
+        """The order, by value, of what was proposed for the test questions."""
+        asked, ranker = data.asked, self.ranker.cpu()
         clock = asked.history.clock(half_life_days=data.half_life_days)
 
         def order(proposed: Proposed) -> Tensor:
             number_BKX = candidate_numbers(
                 dot_BK=proposed.dot_BK.nan_to_num(neginf=-1.0).numpy(), item_row_BK=proposed.item_row_BK.numpy(), history=proposed.history,
-                now_B=asked.now_Q[proposed.question_B], clock=clock, genre_IG=catalogue.genre_IG, release_day_I=catalogue.release_day_I,
+                now_B=asked.now_Q[proposed.question_B], clock=clock, **data.of_items(),
             )  # fmt: skip
             candidate_BKD = data.model.row_IW[proposed.item_row_BK, : self.width]
             moment_BC = torch.as_tensor(asked.moment_QC[proposed.question_B])
-            return ranker.logits(proposed.query_BD, moment_BC, candidate_BKD, torch.as_tensor(number_BKX))[..., 0]
+            profile_BU = torch.as_tensor(profile(proposed.history, data.log.catalogue.genre_IG))
+            return ranker(proposed.query_BD, moment_BC, profile_BU, candidate_BKD, torch.as_tensor(number_BKX))[..., HEADS.index("value")]
 
         return order
 

@@ -1,9 +1,10 @@
 """Groups to rank as batches: what `data.judgements` found, with the features that serving will compute.
 
-Shapes: G groups · B groups of a batch · K items per group · X numbers · Y labels · L history length · D width · I catalogue.
+Shapes: G groups · B groups of a batch · K items per group · X numbers · T tasks · L history length · D width · I catalogue.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,25 +17,17 @@ from torch.utils.data import DataLoader
 
 from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
-from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack
+from data.features import MOMENT, NUMBERS, ItemClock, PackedHistory, candidate_numbers, pack, profile
 from data.impressions import Rows, observed
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
+from towers.ranker import TASKS
+from towers.ranking_batch import Features, RankingBatch, answers_of, scale, targets
 from towers.saved import SavedRetrieval
+from towers.watch_time import WatchTime
 
 logger = logging.getLogger(__name__)
-
-
-class RankingBatch(NamedTuple):
-    """B groups: query (B, D), moment (B, C), item rows (B, K), numbers (B, K, X), labels (B, K, 3; NaN unknown), weights (B, K; 0 pads)."""
-
-    query_BD: Tensor
-    moment_BC: Tensor
-    item_row_BK: Tensor
-    number_BKX: Tensor
-    label_BKY: Tensor
-    weight_BK: Tensor
 
 
 def history_at(log: Log, start_G: np.ndarray, end_G: np.ndarray, now_G: np.ndarray, length: int) -> PackedHistory:
@@ -57,12 +50,13 @@ class RankingData(L.LightningDataModule):
     """Groups to rank, from impressions where there are any, else from liked events beside retrieved negatives.
 
     Trains on `parts` of the split (by default the validation part, which retrieval did not learn from), holding out every tenth group to
-    choose by; tests on the test part. `depth` is how many candidates retrieval proposes.
+    choose by; tests on the test part. `depth` is how many candidates retrieval proposes. `watch_time(second_N, log_duration_N)` makes the
+    quantile functions of watch time from the rows to learn from.
     """
 
     def __init__(
         self, log: Log, *, retrieval: str, batch_size: int, depth: int, negatives: int, clock_half_life_days: float,
-        bias: Bias, parts: tuple[int, ...], seed: int,
+        bias: Bias, watch_time: Callable[[np.ndarray, np.ndarray], WatchTime], parts: tuple[int, ...], seed: int,
     ):  # fmt: skip
         super().__init__()
         self.log, self.batch_size, self.depth, self.seed, self.bias = log, batch_size, depth, seed, bias
@@ -88,8 +82,11 @@ class RankingData(L.LightningDataModule):
                 " retrieved; give task.datamodule.parts others, a split with them, or a larger task.datamodule.depth"
             )
         self._held: dict[int, RankingBatch] = {}
-        self.fit_batch = self.tensors(self.fit_groups)
-        self.number_mean, self.number_std = self._scale(self.fit_batch.number_BKX, self.fit_groups.there_GK)
+        told = self.features(self.fit_groups)
+        self.number_scale = scale(told.number_GKX[torch.as_tensor(self.fit_groups.there_GK)])
+        self.profile_scale = scale(told.profile_GU)
+        self.answers = answers_of(self.fit_groups, told.number_GKX.numpy(), watch_time)
+        self.fit_batch = self.batch(self.fit_groups, told)
 
     def _beside_retrieved(self, parts: set[int], negatives: int) -> Judgements:
         event = np.sort(np.concatenate([self.log.liked(part) for part in parts]))
@@ -114,37 +111,43 @@ class RankingData(L.LightningDataModule):
             self._rows[part] = self.model.rows_after(self.log.before(max(part, VALIDATION)))[:, self.model.width :].float()
         return self._rows[part]
 
-    def tensors(self, groups: Judgements) -> RankingBatch:
-        """Every group with its features: queries by the served user tower, numbers by `data.features.candidate_numbers`."""
+    def features(self, groups: Judgements, *, block: int = 2048) -> Features:
+        """What the ranker is told of every group: queries by the served user tower, profiles and numbers by `data.features`."""
+        rows = np.arange(len(groups.now_G))
+        blocks = [self._features(groups.where(rows[start : start + block])) for start in range(0, max(len(rows), 1), block)]
+        return Features(*(torch.cat(columns) for columns in zip(*blocks, strict=True)))
+
+    def _features(self, groups: Judgements) -> Features:
+        """The dot product is of the vectors as they are served (float16 rows), just before the group's part."""
         history = history_at(self.log, groups.start_G, groups.end_G, groups.now_G, self.model.history_length)
         query_GD = ask(self.model, history, groups.moment_GC)
-        number = self.numbers(query_GD, history, groups)
-        there = groups.there_GK
-        device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
-        weight_GK = np.zeros(there.shape, np.float32)
-        weight_GK[there] = self.bias.click_weight(
-            self.observed, Rows(groups.item_row_GK[there], groups.propensity_GK[there], groups.position_GK[there], device_GK[there])
-        )
-        columns = (groups.moment_GC, groups.item_row_GK, number, groups.label_GKY, weight_GK)
-        return RankingBatch(query_GD, *(torch.as_tensor(column) for column in columns))
-
-    def numbers(self, query_GD: Tensor, history: PackedHistory, groups: Judgements) -> np.ndarray:
-        """(G, K, X) float32; the dot product is of the vectors as they are served (float16 rows), just before the group's part."""
         dot_GK = torch.zeros(groups.item_row_GK.shape)
         for part in np.unique(groups.part_G):
             vector_ID, mine = self.vectors(int(part)), np.flatnonzero(groups.part_G == part)
-            for rows in np.split(mine, range(2048, len(mine), 2048)):
-                dot_GK[rows] = torch.einsum("gd,gkd->gk", query_GD[rows], vector_ID[torch.as_tensor(groups.item_row_GK[rows])])
-        catalogue = self.log.catalogue
-        return candidate_numbers(
-            dot_BK=dot_GK.numpy(), item_row_BK=groups.item_row_GK, history=history, now_B=groups.now_G, clock=self.clock,
-            genre_IG=catalogue.genre_IG, release_day_I=catalogue.release_day_I,
-        )  # fmt: skip
+            dot_GK[mine] = torch.einsum("gd,gkd->gk", query_GD[mine], vector_ID[torch.as_tensor(groups.item_row_GK[mine])])
+        number_GKX = candidate_numbers(
+            dot_BK=dot_GK.numpy(), item_row_BK=groups.item_row_GK, history=history, now_B=groups.now_G, clock=self.clock, **self.of_items()
+        )
+        return Features(query_GD, torch.as_tensor(profile(history, self.log.catalogue.genre_IG)), torch.as_tensor(number_GKX))
 
-    @staticmethod
-    def _scale(number_GKX: Tensor, there_GK: np.ndarray) -> tuple[Tensor, Tensor]:
-        flat = number_GKX[torch.as_tensor(there_GK)]
-        return flat.mean(0), flat.std(0).clamp_min(1e-3)
+    def of_items(self) -> dict[str, np.ndarray]:
+        """What `candidate_numbers` asks of the catalogue."""
+        names = ("genre_IG", "tag_IT", "release_day_I", "duration_seconds_I")
+        return {name: getattr(self.log.catalogue, name) for name in names}
+
+    def batch(self, groups: Judgements, told: Features) -> RankingBatch:
+        """Groups with their features, targets and weights."""
+        there = groups.there_GK
+        label_NY, log_duration_N = groups.label_GKY[there], told.number_GKX.numpy()[there][:, NUMBERS.index("log_duration_seconds")]
+        target_GKT = np.full((*there.shape, len(TASKS)), np.nan, np.float32)
+        target_GKT[there] = targets(label_NY, log_duration_N, self.answers)
+        device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
+        weight_GKT = np.zeros(target_GKT.shape, np.float32)
+        weight_GKT[there] = self.bias.click_weight(
+            self.observed, Rows(groups.item_row_GK[there], groups.propensity_GK[there], groups.position_GK[there], device_GK[there])
+        )[:, None]
+        columns = (groups.moment_GC, told.profile_GU, groups.item_row_GK, told.number_GKX, there, groups.label_GKY, target_GKT, weight_GKT)
+        return RankingBatch(told.query_GD, *(torch.as_tensor(column) for column in columns))
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches of groups, on the trainer's device."""
@@ -167,8 +170,8 @@ class RankingData(L.LightningDataModule):
     def held(self, part: int, device: torch.device) -> RankingBatch:
         """All groups to choose by (VALIDATION) or to test on (TEST), with their features, on `device`."""
         if part not in self._held:
-            groups = self.tensors({VALIDATION: self.choose_groups, TEST: self.test_groups}[part])
-            self._held[part] = RankingBatch(*(column.to(device) for column in groups))
+            groups = {VALIDATION: self.choose_groups, TEST: self.test_groups}[part]
+            self._held[part] = RankingBatch(*(column.to(device) for column in self.batch(groups, self.features(groups))))
         return self._held[part]
 
     def transfer_batch_to_device(self, batch: NamedTuple, device: torch.device, dataloader_idx: int) -> NamedTuple:

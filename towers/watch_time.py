@@ -1,0 +1,71 @@
+"""Seconds of watching as a place among the seconds that items of about that duration are watched, and back.
+
+A long item is watched longer, whatever it is worth: squared error on seconds learns the duration. D2Q (duration-deconfounded quantile,
+Zhan et al., KDD 2022, arXiv 2206.06003) cuts the training rows into groups of about equal duration, learns the quantile of the watch time
+within its group, and reads an answer back through the group's quantile function.
+
+Shapes: N rows · G groups · P points of a quantile function · E edges between groups.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class WatchTime(nn.Module):
+    """Quantile functions of watch time by duration. `edge_E` are log(1 + seconds) at which the next group of durations begins; group 0 is
+    of unknown durations. `second_GP` (G, P) are each group's quantiles at P even steps from 0 to 1 (type 7 of Hyndman & Fan 1996)."""
+
+    def __init__(self, edge_E: Tensor, second_GP: Tensor):
+        super().__init__()
+        self.register_buffer("edge_E", edge_E.float().clone())
+        self.register_buffer("second_GP", second_GP.float().clone())
+
+    @classmethod
+    def fit(cls, second_N: np.ndarray, log_duration_N: np.ndarray, *, groups: int, points: int, rows: int) -> "WatchTime":
+        """From rows whose watch time is known: at most `groups` groups of about equally many rows, each of at least `rows`.
+
+        `log_duration_N` is 0 where the duration is unknown; a group without rows, and a log without watch times, has the quantiles of all.
+        """
+        known_N = log_duration_N > 0
+        count = max(min(groups, int(known_N.sum()) // rows), 1)
+        cuts = np.quantile(log_duration_N[known_N], np.arange(1, count) / count) if known_N.any() else np.zeros(0)
+        edge_E = np.unique(np.concatenate([[np.finfo(np.float32).tiny], cuts]).astype(np.float32))
+        group_N = np.searchsorted(edge_E, log_duration_N.astype(np.float32), side="right")
+        step_P = np.linspace(0, 1, points)
+        pooled_P = np.quantile(second_N, step_P) if len(second_N) else step_P
+        second_GP = [
+            np.quantile(second_N[mine_N], step_P) if (mine_N := group_N == group).any() else pooled_P for group in range(len(edge_E) + 1)
+        ]
+        return cls(torch.as_tensor(edge_E), torch.as_tensor(np.stack(second_GP)))
+
+    def group(self, log_duration: Tensor) -> Tensor:
+        """Which group a duration is in, int64, any shape."""
+        return torch.bucketize(log_duration, self.edge_E, right=True)
+
+    @torch.jit.unused
+    def quantile(self, second_N: Tensor, log_duration_N: Tensor) -> Tensor:
+        """The place in [0, 1] of watch times among those of their group, (N,); NaN stays NaN. Equal times share the mean of their places
+        (mid-rank): where most rows are of 0 seconds, 0 has about half their share, not 0."""
+        quantile_N = torch.full_like(second_N, torch.nan)
+        last = self.second_GP.shape[1] - 1
+        group_N = self.group(log_duration_N)
+        for group, second_P in enumerate(self.second_GP):
+            mine_N = (group_N == group) & ~second_N.isnan()
+            asked = second_N[mine_N].contiguous()
+            low = torch.searchsorted(second_P, asked).clamp(max=last)
+            high = torch.searchsorted(second_P, asked, right=True) - 1
+            before, after = second_P[(low - 1).clamp(min=0)], second_P[low]
+            between = low - 1 + (asked - before) / (after - before).clamp(min=1e-9)
+            place = torch.where(after == asked, (low + high) / 2, between)
+            quantile_N[mine_N] = (place / last).clamp(0, 1)
+        return quantile_N
+
+    def forward(self, quantile: Tensor, log_duration: Tensor) -> Tensor:
+        """Seconds at places in [0, 1], any shape: the quantile function of each one's group, straight between its points."""
+        points = self.second_GP.shape[1]
+        place = quantile * (points - 1)
+        low = place.floor().long().clamp(0, points - 2)
+        at = self.group(log_duration) * points + low
+        second_F = self.second_GP.flatten()
+        return torch.lerp(second_F[at], second_F[at + 1], place - low)
