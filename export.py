@@ -21,10 +21,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data.content import content_vectors
-from data.features import HOUR_MS, MOMENT, NUMBERS
+from data.features import HOUR_MS, MOMENT, NUMBERS, PROFILE
 from data.log import Log, retold
 from data.readers import continued
-from serve import continuation, contract, dpp, mmr, publication, release
+from serve import continuation, contract, dpp, mmr, publication, release, tags
 from serve.cold_start import Quiz, draw_users, fit_quiz, passed_over, verdicts
 from serve.contract import MAX_HISTORY
 from serve.index import Index
@@ -34,7 +34,7 @@ from serve.slates import passing_store
 from serve.triton import PYTHON, Client, add_version
 from towers import frontier
 from towers.release_tables import histories, last_queries, queries_of, room_for, shown_pairs, write_items, write_recipe, write_trends
-from towers.saved import SavedModelError, SavedRetrieval, read_meaning, rows_digest
+from towers.saved import SavedModelError, SavedRetrieval, read_ranking, rows_digest
 
 logger = logging.getLogger("export")
 PROBING = 128  # users whose queries an index is tuned to
@@ -84,8 +84,10 @@ def read_log(retrieval: Path) -> Log:
 def write_tables(staging: Path, log: Log, saved: SavedRetrieval, half_life_days: float, room: int | None) -> None:
     """Everything that serving knows besides models: items, words, the clock, what users did, who they are."""
     row_IW = saved.rows_after(log).numpy()
-    write_items(staging, row_IW, room_for(len(row_IW)) if room is None else room)
+    room = room_for(len(row_IW)) if room is None else room
+    write_items(staging, row_IW, room)
     write_recipe(staging, saved, log)
+    tags.write(staging, log.catalogue.tag_IT, rows=len(row_IW) + room)
     items = log.split.tables.items
     items.write_parquet(staging / "catalogue.parquet")
     log.split.tables.users.write_parquet(staging / "users.parquet")
@@ -173,7 +175,7 @@ def _fields(history: contract.History) -> dict:
 def main(cfg: DictConfig) -> None:
     """Stage, compare, record, publish."""
     retrieval, ranking = (model_folder(name, cfg.mlflow) for name in (cfg.retrieval, cfg.ranker))
-    saved, ranks = SavedRetrieval.open(retrieval), read_meaning(ranking, "ranking")
+    saved, ranks = SavedRetrieval.open(retrieval), read_ranking(ranking)
     if ranks["retrieval_rows"] != rows_digest(retrieval):
         raise SavedModelError(
             f"{ranking} learned on the rows of {ranks['retrieval']}, not of {retrieval}; train the ranker again or export its own"
@@ -206,7 +208,7 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
     Raises:
         ReleaseError: an answer of the server differs from the trained module's.
     """
-    sizes = len(MOMENT), len(NUMBERS), len(ranks["heads"])
+    sizes = len(MOMENT), log.catalogue.genre_IG.shape[1] + len(PROFILE), len(NUMBERS), len(ranks["heads"])
     specs = {
         contract.user_tower(saved.width, len(MOMENT)): retrieval / "user_tower.pt",
         contract.item_tower(saved.width, log.catalogue.feature_IF.shape[1]): retrieval / "item_tower.pt",
@@ -227,7 +229,8 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
         "width": saved.width, "history_length": saved.history_length,
         "liked_from": saved.liked_from if np.isfinite(saved.liked_from) else None, "backend": backend.name,
         "item_count": len(log.catalogue.item_ids), "feature_count": log.catalogue.feature_IF.shape[1],
-        "numbers": list(NUMBERS), "heads": ranks["heads"], "relevance_head": 0,
+        "numbers": ranks["numbers"], "profile": ranks["profile"], "heads": ranks["heads"],
+        "relevance_head": ranks["heads"].index(contract.ORDERED_BY),
     }  # fmt: skip
     release.seal(staging, manifest)
     with running(cfg, staging, specs) as url:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.opened import keep, machine, opened
-from data.features import HOUR_MS, candidate_numbers, pack
+from data.features import HOUR_MS, candidate_numbers, pack, profile
 from serve.contract import Request
 from serve.explain import NOTICEABLE, REFUSED
 from serve.likeness import unit
@@ -62,9 +62,12 @@ def probability(models: Models, release: Release, who: Person, without: int | No
     vector_ND = table_RW[item_row_N, width:].astype(np.float32)
     number_BKX = candidate_numbers(
         dot_BK=query.numpy() @ vector_ND.T, item_row_BK=item_row_N[None], history=history, now_B=now_B, clock=release.clock,
-        genre_IG=release.genre_IG, release_day_I=release.release_day_I,
+        genre_IG=release.genre_IG, tag_IT=release.tag_IT, release_day_I=release.release_day_I,
+        duration_seconds_I=release.duration_seconds_I,
     )  # fmt: skip
-    value = models.ranker(query, moment, torch.from_numpy(table_RW[None, item_row_N, :width]), torch.from_numpy(number_BKX))
+    profile_BU = torch.from_numpy(profile(history, release.genre_IG))
+    candidate_BKD = torch.from_numpy(table_RW[None, item_row_N, :width])
+    value = models.ranker(query, moment, profile_BU, candidate_BKD, torch.from_numpy(number_BKX))
     return value[0, :, release.manifest.relevance_head].double().numpy()
 
 

@@ -1,7 +1,7 @@
 """A release of synthetic items for bench.serving: the real towers and ranker with random weights, every file as export writes it.
 
 Items are unit vectors around random centres; a user's history is drawn from three centres, so that queries, neighbours and suspects are
-like those of real users. Genres follow the centres, popularity is Zipf's.
+like those of real users. Genres follow the centres and so do tags, popularity is Zipf's.
 
 Shapes: I catalogue · D width · C centres · U users · L history length · G genres.
 """
@@ -9,6 +9,7 @@ Shapes: I catalogue · D width · C centres · U users · L history length · G 
 import json
 import math
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,29 +18,34 @@ import polars as pl
 import torch
 
 from data.content import SCALED, ContentRecipe, write_recipe
-from data.features import HOUR_MS, MOMENT, NUMBERS, Vocabulary
+from data.features import HOUR_MS, MOMENT, NUMBERS, PROFILE, Vocabulary
 from data.schema import ITEMS, USERS
-from serve import contract
+from serve import contract, tags
 from serve.cold_start import Quiz
 from serve.index import Index, ivf_sq8
 from serve.publication import publish
 from serve.release import seal
 from serve.triton import PYTHON, add_version
+from towers.cross import CrossNetwork
 from towers.encoders import AttentionEncoder, MeanEncoder
-from towers.ranker import HEADS, Ranker
+from towers.mixture import SharedTrunk
+from towers.ranker import HEADS, TASKS, Answers, Ranker, Scale
 from towers.two_tower import ItemTower, UnitNorm, UserTower
+from towers.watch_time import WatchTime
 
 TASTES, NOW_MS, ROOM = 3, 1_750_000_000_000, 1_000
 DEVICES, REGIONS, TIERS = ("phone", "tablet", "tv"), ("DE", "FR", "US"), ("basic", "premium")
-GENRES = tuple(f"genre {number}" for number in range(18))
+GENRES, TAGS = (tuple(f"{word} {number}" for number in range(count)) for word, count in (("genre", 18), ("tag", 128)))
+TAGS_EACH = 4
 RECIPE = ContentRecipe(
-    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=(), idf_T=np.zeros(0), component_TS=np.zeros((0, 0), np.float32),
+    genres=Vocabulary(GENRES), tags=Vocabulary(TAGS), term=(), idf_T=np.zeros(0), component_TS=np.zeros((0, 0), np.float32),
     embedding_width=46, mean=dict.fromkeys(SCALED, 0.0), std=dict.fromkeys(SCALED, 1.0),
 )  # fmt: skip
 FEATURES, CONTENT = RECIPE.width, RECIPE.content_width
 MOMENT_SIZES = (24, 7, len(DEVICES) + 1, len(REGIONS) + 1, len(TIERS) + 1, 12)
-# How NUMBERS are spread over what these users are shown.
-NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 1.0, 3.6, 6.5, 3.9), (0.15, 0.1, 1.0, 0.3, 1.5, 0.5)
+# How NUMBERS are spread over what these users are shown, and the profile over the users.
+NUMBER_MEAN, NUMBER_STD = (0.35, 0.1, 0.02, 1.0, 3.6, 6.5, 8.0, 3.9), (0.15, 0.1, 0.02, 1.0, 0.3, 1.5, 0.7, 0.5)
+PROFILE_MEAN, PROFILE_STD = (*(1 / len(GENRES) for _ in GENRES), 1.0, 3.9), (*(0.1 for _ in GENRES), 1.0, 0.5)
 ENCODERS = {"mean": MeanEncoder, "attention": AttentionEncoder}
 
 
@@ -81,7 +87,8 @@ def write(world: World, releases: Path) -> None:
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
-            "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+            "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS),
+            "relevance_head": HEADS.index("value"),
         }  # fmt: skip
         seal(folder, manifest)
         publish(folder, releases, world.version)
@@ -109,15 +116,21 @@ def _index(world: World, vector_IX: np.ndarray) -> Index:
 
 def _write_tables(world: World, folder: Path, centre_I: np.ndarray, rng: np.random.Generator) -> None:
     item_ids = np.char.add("i", np.arange(world.items).astype(str))
+    tag_IT = (7 * centre_I[:, None] + rng.integers(0, 30, (world.items, TAGS_EACH))) % len(TAGS)
     genre_I2 = np.stack([centre_I % len(GENRES), rng.integers(0, len(GENRES), world.items)], axis=1)
     catalogue = pl.DataFrame(
         {
             "item_id": item_ids,
             "title": np.char.add("The film of ", item_ids),
             "genres": pl.Series(np.array(GENRES)[genre_I2].tolist(), dtype=pl.List(pl.String)).list.unique(),
+            "tags": pl.Series(np.array(TAGS)[tag_IT].tolist(), dtype=pl.List(pl.String)).list.unique(),
+            "duration_seconds": pl.Series(rng.uniform(60, 9_000, world.items), dtype=pl.Float32),
             "release_date": pl.Series(rng.integers(10_000, NOW_MS // 86_400_000, world.items), dtype=pl.Int32).cast(pl.Date),
         }
     )
+    bearing_IT = np.zeros((world.items, len(TAGS)), bool)
+    np.put_along_axis(bearing_IT, tag_IT, True, axis=1)
+    tags.write(folder, bearing_IT, rows=world.items + ROOM)
     missing = [pl.lit(None, column.dtype).alias(name) for name, column in ITEMS.items() if name not in catalogue.columns]
     catalogue.with_columns(missing).select(*ITEMS).write_parquet(folder / "catalogue.parquet")
     words = {"device": DEVICES, "region": REGIONS, "subscription_tier": TIERS, "genres": GENRES}
@@ -197,15 +210,20 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
     tower = {"width": world.width, "priors": 0, "hidden": world.hidden, "dropout": 0.1, "norm": UnitNorm()}
     user = UserTower(**tower, moment_sizes=MOMENT_SIZES, users=0, encoder=ENCODERS[world.encoder])
     item = ItemTower(**tower, features=FEATURES, id_dropout=0.1, content_std=0.05)
-    mean, std = torch.tensor(NUMBER_MEAN), torch.tensor(NUMBER_STD)
+    number, profile = (
+        Scale(torch.tensor(mean), torch.tensor(std)) for mean, std in ((NUMBER_MEAN, NUMBER_STD), (PROFILE_MEAN, PROFILE_STD))
+    )
+    watch_time = WatchTime(torch.linspace(4, 9, 19), torch.linspace(0, 5_000, 101).expand(20, -1))
     ranker = Ranker(
-        width=world.width, moment_sizes=MOMENT_SIZES, number_mean=mean, number_std=std, hidden=world.hidden, dropout=0.2
+        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, hidden=world.hidden, dropout=0.2, tower=16,
+        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), cross=partial(CrossNetwork, layers=2, rank=32),
+        trunk=partial(SharedTrunk, hidden=world.hidden // 2, dropout=0.2), value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():
         user.mix[-1].weight.mul_(0.1)  # a taste close to the state: queries lie where items do
         user.mix[-1].bias.zero_()
-        ranker.skip.weight[0, 0] = 3.0
-        ranker.head.bias[0] = -math.log(19)
+        ranker.skip.weight[TASKS.index("click"), NUMBERS.index("dot")] = 3.0
+        ranker.tower.last_bias[TASKS.index("click")] = -math.log(19)
     return user.eval(), item.eval(), ranker.eval()
 
 
@@ -215,7 +233,7 @@ def _write_models(world: World, folder: Path) -> None:
     specs = {
         contract.user_tower(world.width, len(MOMENT)): user,
         contract.item_tower(world.width, FEATURES): item,
-        contract.ranker(world.width, len(MOMENT), len(NUMBERS), len(HEADS)): ranker,
+        contract.ranker(world.width, len(MOMENT), len(PROFILE_MEAN), len(NUMBERS), len(HEADS)): ranker,
     }
     for spec, module in specs.items():
         path = folder / f"{spec.name}.pt"
@@ -225,14 +243,15 @@ def _write_models(world: World, folder: Path) -> None:
     B, L, K, D = 2, world.length, 32, world.width
     history, candidate = torch.randn(B, L, D).half() / math.sqrt(D), torch.randn(B, K, D).half() / math.sqrt(D)
     code, age = torch.randint(1, 7, (B, L)), torch.randint(0, 100_000, (B, L))
-    moment, feature, number = torch.zeros((B, len(MOMENT)), dtype=torch.int64), torch.rand(B, FEATURES), torch.rand(B, K, len(NUMBERS))
+    moment, feature = torch.zeros((B, len(MOMENT)), dtype=torch.int64), torch.rand(B, FEATURES)
+    profile, number = torch.rand(B, len(PROFILE_MEAN)), torch.rand(B, K, len(NUMBERS))
     query = user(history, code, age, moment)
     golden = {
         "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
         "user_tower/query__0": query,
         "item_tower/feature": feature, "item_tower/row__0": item(feature),
-        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
-        "ranker/value__0": ranker(query, moment, candidate, number),
+        "ranker/query": query, "ranker/moment": moment, "ranker/profile": profile, "ranker/candidate": candidate, "ranker/number": number,
+        "ranker/value__0": ranker(query, moment, profile, candidate, number),
     }  # fmt: skip
     np.savez(folder / "golden.npz", **{name: tensor.numpy() for name, tensor in golden.items()})
     (folder / "golden.json").write_text("[]")

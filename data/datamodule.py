@@ -147,6 +147,7 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(
                 f"the training part has no liked event among {len(self.train_log.item_row_E):,}; is liked_from={log.liked_from} too high?"
             )
+        self.normaliser = bias.normaliser
         self.weight_E = self._weights(bias, recency_half_life_days)
 
     def _weights(self, bias: Bias, half_life_days: float | None) -> np.ndarray:
@@ -158,7 +159,7 @@ class RetrievalData(L.LightningDataModule):
         )
         if half_life_days is not None:
             weight_E[rows] *= np.exp2(-days_before_end(log)[rows] / half_life_days)
-        return weight_E / weight_E[rows].mean()
+        return weight_E
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches, on the trainer's device."""

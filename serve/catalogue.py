@@ -46,9 +46,10 @@ class Words:
 class Catalogue:
     """Arrays have R rows, of which the first `len(catalogue)` hold items; lists have just those. All are read and never written outside.
 
-    `titles` has the id of an item without one. `genre_IG` is float32 0 or 1; `release_day_I` float64 days since 1970, NaN where it is
-    not known; `maturity_I` int16 years, 0 where it is not known; `creator_I` and `franchise_I` int64 numbers of `creators.words` and
-    `franchises.words`, −1 where there is none; `posted_at_I` int64 ms UTC, −1 for what the release sealed.
+    `titles` has the id of an item without one. `genre_IG` is float32 0 or 1; `release_day_I` float64 days since 1970 and
+    `duration_seconds_I` float32, NaN where it is not known; `maturity_I` int16 years, 0 where it is not known; `creator_I` and
+    `franchise_I` int64 numbers of `creators.words` and `franchises.words`, −1 where there is none; `posted_at_I` int64 ms UTC, −1 for
+    what the release sealed.
     """
 
     def __init__(self, frame: pl.DataFrame, genres: Vocabulary, *, room: int = 0) -> None:
@@ -60,6 +61,7 @@ class Catalogue:
         self.row_of: dict[str, int] = {}
         self.genre_IG = np.zeros((capacity, len(genres.words)), np.float32)
         self.release_day_I = np.full(capacity, np.nan)
+        self.duration_seconds_I = np.full(capacity, np.nan, np.float32)
         self.maturity_I = np.zeros(capacity, np.int16)
         self.creator_I, self.franchise_I = np.full(capacity, -1), np.full(capacity, -1)
         self.posted_at_I = np.full(capacity, -1)
@@ -152,6 +154,7 @@ class Catalogue:
     def _write(self, items: pl.DataFrame, row_N: np.ndarray | slice) -> None:
         self.genre_IG[row_N] = multi_hot(items["genres"], self._genres)
         self.release_day_I[row_N] = items["release_date"].cast(pl.Int32).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        self.duration_seconds_I[row_N] = items["duration_seconds"].fill_null(float("nan")).to_numpy()
         self.maturity_I[row_N] = items["maturity"].fill_null(0).to_numpy()
         self.creator_I[row_N] = self.creators.numbers(items["creator"])
         self.franchise_I[row_N] = self.franchises.numbers(items["franchise"])

@@ -1,6 +1,6 @@
 """What crosses the rooms of serving: the request, what is known of the user, candidates, the slate, and the tensors of each model.
 
-Shapes: B batch · L history length · D width · C moment columns · K candidates · X numbers · H heads · F item features.
+Shapes: B batch · L history length · D width · C moment columns · U profile columns · K candidates · X numbers · H heads · F item features.
 """
 
 import math
@@ -17,6 +17,8 @@ MAX_ID_BYTES = 256
 MAX_BATCH = 256
 MAX_HISTORY = 5_000
 """Events kept of each user: how far back "already watched" looks. The models read the newest of them."""
+ORDERED_BY = "value"
+"""The ranker's head that pages are ordered by, in [0, 1]: what scores, boosts, reasons and golden answers are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One shown item: `score` is a probability, or None where no model was asked, `reason` a sentence that is true, `row` its shelf,
-    `sources` the names of all that proposed it, `genres` the item's."""
+    """One shown item: `score` is the ranker's value of it, in [0, 1], or None where no model was asked, `reason` a sentence that is true,
+    `row` its shelf, `sources` the names of all that proposed it, `genres` the item's."""
 
     item_id: str
     title: str
@@ -207,13 +209,14 @@ def item_tower(width: int, features: int) -> ModelSpec:
     )
 
 
-def ranker(width: int, moment_columns: int, numbers: int, heads: int) -> ModelSpec:
-    """Query, moment, candidate rows (input half) and their numbers → one value per candidate and head."""
+def ranker(width: int, moment_columns: int, profile_columns: int, numbers: int, heads: int) -> ModelSpec:
+    """Query, moment, profile, candidate rows (input half) and their numbers → one value per candidate and head."""
     return ModelSpec(
         "ranker",
         (
             TensorSpec("query", "FP32", (width,)),
             TensorSpec("moment", "INT64", (moment_columns,)),
+            TensorSpec("profile", "FP32", (profile_columns,)),
             TensorSpec("candidate", "FP16", (-1, width)),
             TensorSpec("number", "FP32", (-1, numbers)),
         ),

@@ -9,17 +9,19 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from data.features import NUMBERS
+from data.features import NUMBERS, PROFILE
+from serve.contract import ORDERED_BY
 
 MANIFEST = "manifest.json"
 FILES = (
     "items.f16", "index.faiss", "catalogue.parquet", "vocabulary.json", "recipe.npz", "clock.npz",
     "histories.parquet", "users.parquet", "quiz.npz", "golden.npz", "golden.json",
-    "content.f16", "content.faiss", "trends.parquet", "day_parts.parquet", "exposure.npy", "trends.json",
+    "tags.u8", "content.f16", "content.faiss", "trends.parquet", "day_parts.parquet", "exposure.npy", "trends.json",
 )  # fmt: skip
 MODELS = ("user_tower", "item_tower", "ranker")
 MODEL_FILES = {"python": ("config.pbtxt", "1/model.pt", "1/model.py"), "pytorch": ("config.pbtxt", "1/model.pt")}
 EXPORT_AGAIN = "export it again, or go back by `python -m serve release rollback`"
+TRAIN_AGAIN = "train its ranker again and export it, or go back by `python -m serve release rollback`"
 
 
 class ReleaseError(Exception):
@@ -37,7 +39,11 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What manifest.json says. `liked_from` is −∞ (null in the file) where every rating says liked; `files` maps paths to SHA-256."""
+    """What manifest.json says. `liked_from` is −∞ (null in the file) where every rating says liked; `files` maps paths to SHA-256.
+
+    `numbers` and `profile` (its columns after the shares of the genres) are what the ranker is told, `heads` what it answers;
+    `relevance_head` is the place of `ORDERED_BY` among them.
+    """
 
     version: str
     created_at: str
@@ -49,6 +55,7 @@ class Manifest:
     item_count: int
     feature_count: int
     numbers: tuple[str, ...]
+    profile: tuple[str, ...]
     heads: tuple[str, ...]
     relevance_head: int
     files: Mapping[str, str]
@@ -68,17 +75,31 @@ class Manifest:
             raise ReleaseError(folder, MANIFEST, f"is cut short or altered ({error})") from error
         if not isinstance(told, dict) or told.pop("checksum", None) != _digest(told):
             raise ReleaseError(folder, MANIFEST, "does not match its own checksum: altered since it was sealed")
-        wrong = _wrong(told)
-        if wrong:
+        if other := _other(told):
+            raise ReleaseError(folder, MANIFEST, other, TRAIN_AGAIN)
+        if wrong := _wrong(told):
             raise ReleaseError(folder, MANIFEST, wrong)
         told |= {"liked_from": -math.inf if told["liked_from"] is None else float(told["liked_from"])}
-        return cls(**told | {name: tuple(told[name]) for name in ("numbers", "heads")})
+        return cls(**told | {name: tuple(told[name]) for name in ("numbers", "profile", "heads")})
 
 
 KINDS = {
     "version": str, "created_at": str, "runs": dict, "width": int, "history_length": int, "liked_from": int | float | None, "backend": str,
-    "item_count": int, "feature_count": int, "numbers": list, "heads": list, "relevance_head": int, "files": dict,
+    "item_count": int, "feature_count": int, "numbers": list, "profile": list, "heads": list, "relevance_head": int, "files": dict,
 }  # fmt: skip
+
+
+def _other(told: Mapping) -> str | None:
+    """What a whole manifest says of a ranker that this version cannot ask, or None: it is told otherwise, or answers otherwise."""
+    for name, computed in (("numbers", NUMBERS), ("profile", PROFILE)):
+        if name in told and told[name] != list(computed):
+            return f"was made for the {name} {told[name]}, this version computes {list(computed)}"
+    heads, place = told.get("heads"), told.get("relevance_head")
+    if isinstance(heads, list) and ORDERED_BY not in heads:
+        return f"has a ranker of the heads {heads}, this version orders by {ORDERED_BY!r}"
+    if isinstance(heads, list) and place != heads.index(ORDERED_BY):
+        return f"says relevance_head is {place!r} of the heads {heads}, this version orders by {ORDERED_BY!r}"
+    return None
 
 
 def _wrong(told: Mapping) -> str | None:
@@ -95,10 +116,6 @@ def _wrong(told: Mapping) -> str | None:
             return f"says {name} is {told[name]}, expected at least 1"
     if told["backend"] not in MODEL_FILES:
         return f"says backend is {told['backend']!r}, expected one of {', '.join(MODEL_FILES)}"
-    if tuple(told["numbers"]) != NUMBERS:
-        return f"was made for the numbers {told['numbers']}, this version computes {list(NUMBERS)}"
-    if not 0 <= told["relevance_head"] < len(told["heads"]):
-        return f"says relevance_head is {told['relevance_head']} of {len(told['heads'])} heads"
     needed = (*FILES, *(f"triton/{model}/{file}" for model in MODELS for file in MODEL_FILES[told["backend"]]))
     missing = [file for file in needed if file not in told["files"]]
     if missing:
@@ -120,8 +137,7 @@ def seal(folder: Path, manifest: Mapping) -> None:
     if told.get("liked_from") == -math.inf:
         told["liked_from"] = None  # JSON has no word for it
     told["files"] = {str(path.relative_to(folder)): _sum_of(folder, path) for path in _contents(folder)}
-    wrong = _wrong(told)
-    if wrong:
+    if wrong := _other(told) or _wrong(told):
         raise ReleaseError(folder, MANIFEST, f"cannot be written: it {wrong}", "mend the export")
     for path in _contents(folder):
         flush(path)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from data.content import ContentRecipe, RecipeFileError, content_vectors, read_recipe
-from data.features import MOMENT, NUMBERS, ItemClock, MomentVocabulary, Vocabulary
+from data.features import MOMENT, NUMBERS, PROFILE, ItemClock, MomentVocabulary, Vocabulary
 from data.schema import ITEMS, USERS, Column, SchemaError, check_table
 from serve import contract
 from serve.catalogue import Catalogue, CatalogueFull
@@ -23,6 +23,7 @@ from serve.contract import ModelSpec
 from serve.index import Index, IndexFileError, exact
 from serve.manifest import Manifest, ReleaseError, seal, verify
 from serve.publication import current, promote, publish, rollback, versions
+from serve.tags import TagTable, tags
 
 if TYPE_CHECKING:
     from serve.triton import Client
@@ -59,7 +60,8 @@ class Release:
     """A release, opened: every file was found to be what was sealed.
 
     `items` is fp16 (R, 2·D), the input half beside the retrieval vector, with room beyond the catalogue's I rows. It is mapped
-    copy-on-write: what was sealed is shared by all processes and stays as it is on the disk, rows added are this process's own.
+    copy-on-write: what was sealed is shared by all processes and stays as it is on the disk, rows added are this process's own. So is
+    `tag_IT`, which item rows read as a table (R, T) of 0 and 1.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Release:
     items: np.ndarray
     index: Index
     content: ContentTable
+    tag_IT: TagTable
     clock: ItemClock
     vocabulary: MomentVocabulary
     genres: tuple[str, ...]
@@ -87,6 +90,11 @@ class Release:
     def release_day_I(self) -> np.ndarray:
         """float64 (R) days since 1970, NaN where it is not known."""
         return self.catalogue.release_day_I
+
+    @property
+    def duration_seconds_I(self) -> np.ndarray:
+        """float32 (R), NaN where it is not known."""
+        return self.catalogue.duration_seconds_I
 
     @property
     def posted_at_I(self) -> np.ndarray:
@@ -154,9 +162,10 @@ class Release:
         catalogue = Catalogue(frame, Vocabulary(genres), room=len(items) - item_count)
         return cls(
             folder, manifest, catalogue, _table(folder, "users.parquet", USERS), items, index,
-            ContentTable.open(folder, manifest, content_index, rows=len(items)), ItemClock(**arrays | scalars), moment, genres, recipe,
+            ContentTable.open(folder, manifest, content_index, rows=len(items)), TagTable.open(folder, recipe, rows=len(items)),
+            ItemClock(**arrays | scalars), moment, genres, recipe,
             contract.user_tower(width, len(MOMENT)), contract.item_tower(width, manifest.feature_count),
-            contract.ranker(width, len(MOMENT), len(NUMBERS), len(manifest.heads)),
+            contract.ranker(width, len(MOMENT), len(genres) + len(PROFILE), len(NUMBERS), len(manifest.heads)),
         )  # fmt: skip
 
     def add(self, items: pl.DataFrame, row_NW: np.ndarray) -> list[int]:
@@ -176,7 +185,8 @@ class Release:
         item_ids = items["item_id"].to_list()
         if not item_ids:
             return []
-        content_NC = content_vectors(self.recipe.features(items.select(*ITEMS)), self.recipe)
+        feature_NF = self.recipe.features(items.select(*ITEMS))
+        content_NC = content_vectors(feature_NF, self.recipe)
         with self._adding:
             try:
                 row_N = self.catalogue.place(item_ids)
@@ -184,6 +194,7 @@ class Release:
                 raise NoRoom(self.path, "items.f16", str(error), MORE_ROOM) from error
             self.items[row_N] = row_NW
             self.catalogue.write(items, row_N)
+            self.tag_IT.add(tags(feature_NF, self.recipe), row_N)
             self.content.add(content_NC, row_N)
             self.index.add(row_NW[:, self.manifest.width :], row_N)
             self.catalogue.tell(item_ids, row_N)

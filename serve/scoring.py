@@ -1,6 +1,7 @@
 """What is known of who asks, in rows, and the two models as functions of it. Triton is called here and nowhere else on the path.
 
-Shapes: B histories asked about together · E events of one user · L history length · D width · C moment columns · K candidates.
+Shapes: B histories asked about together · E events of one user · L history length · D width · C moment columns · U profile columns ·
+K candidates.
 """
 
 import math
@@ -153,8 +154,11 @@ class Scorer:
             now_B=np.array([now]),
             clock=self.release.clock,
             genre_IG=self.release.genre_IG,
+            tag_IT=self.release.tag_IT,
             release_day_I=self.release.release_day_I,
+            duration_seconds_I=self.release.duration_seconds_I,
         )
+        profile_BU = features.profile(history, self.release.genre_IG)
         candidate_BKD = np.broadcast_to(row_KW[:, :width], (len(query_BD), len(item_row_K), width))
         parts = []
         for part in _batches(len(query_BD)):
@@ -162,6 +166,7 @@ class Scorer:
                 self.release.ranker,
                 query_BD[part],
                 np.ascontiguousarray(moment_BC[part]),
+                profile_BU[part],
                 np.ascontiguousarray(candidate_BKD[part]),
                 number_BKX[part],
             )

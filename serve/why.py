@@ -22,12 +22,12 @@ def why(recommender: "Recommender", request: Request, known: Known, item_id: str
     """Everything that decided about one item in the answer to one request, as plain values:
 
     `verdict` is a sentence. `sources` tells for each source asked the place (from 1) at which it proposed the item, null where it did not,
-    or why it is missing. `filters` tells which let it pass; `boosts` by what factor each multiplied its probability; `heads` what the
-    ranker predicts of it; `contributions` how much of its probability is lost without each item of the history (all that the models
-    read), the largest loss first; `diversity` the step at which variety chose it, its likeness to what was chosen before (calibrated: the
-    divergence of the genres so far) and the score of that step; `steps` what was chosen at each step by which score, and by MMR this
-    item's own score there; `cap` the rule that held it back from a place it would have had; `place`
-    its place in the slate, from 1. Numbers that are none are null.
+    or why it is missing. `filters` tells which let it pass; `heads` what the ranker predicts of it, of which `probability` is the one that
+    pages are ordered by; `boosts` by what factor each multiplied that; `contributions` how much of it is lost without each item of the
+    history (all that the models read), the largest loss first; `diversity` the step at which variety chose it, its likeness to what was
+    chosen before (calibrated: the divergence of the genres so far) and the score of that step; `steps` what was chosen at each step by
+    which score, and by MMR this item's own score there; `cap` the rule that held it back from a place it would have had; `place` its place
+    in the slate, from 1. Numbers that are none are null.
 
     Nothing is drawn by chance here: the slate is that before the explore slots and before its rows are gathered.
 

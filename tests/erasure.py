@@ -1,4 +1,4 @@
-"""The small release's first head as a formula, and what is lost of it without each item of a history: brute force to compare with.
+"""The small release's value of an item as a formula, and what is lost of it without each item of a history: brute force to compare with.
 
 `tests.releases` has the models: the query is the direction of the history's rows, the recent ones weighing more.
 """
@@ -22,7 +22,7 @@ def person(events, **known):
 
 
 def by_formula(release, events, item_row_N):
-    """The first head of the small release for a history, float64 (N): sigmoid(3·q·v + log(1 + popularity) / 10 − 1)."""
+    """What the small release values items at for a history, float64 (N): sigmoid(3·q·v + log(1 + popularity) / 10 − 1)."""
     vector_ID = np.asarray(release.items)[:, WIDTH:].astype(np.float64)
     query = sum((vector_ID[row] / (1 + 60 * hours // 1 / 1440) for row, _, hours in events[-LENGTH:]), np.zeros(WIDTH))
     query = query / max(np.linalg.norm(query), 1e-12)

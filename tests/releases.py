@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from data.content import SCALED, ContentRecipe, content_vectors, write_recipe
-from data.features import MOMENT, NUMBERS, Vocabulary
+from data.features import MOMENT, NUMBERS, PROFILE, Vocabulary
 from data.schema import ITEMS, USERS
-from serve import contract
+from serve import contract, tags
 from serve.cold_start import Quiz
 from serve.index import exact
 from serve.manifest import seal
 from serve.triton import PYTHON, add_version
+from towers.ranker import HEADS
 
-HEADS, LENGTH, USERS_WRITTEN = ("click", "complete", "watch_seconds"), 12, 10
-GENRES = ("comedy", "drama", "western")
+LENGTH, USERS_WRITTEN = 12, 10
+GENRES, TAGS = ("comedy", "drama", "western"), tuple(f"tag {number}" for number in range(10))
 RECIPE = ContentRecipe(
-    genres=Vocabulary(GENRES), tags=Vocabulary(()), term=("bus", "the", "western"), idf_T=np.array([2.0, 1.0, 3.0]),
+    genres=Vocabulary(GENRES), tags=Vocabulary(TAGS), term=("bus", "the", "western"), idf_T=np.array([2.0, 1.0, 3.0]),
     component_TS=np.eye(3, 1, dtype=np.float32), embedding_width=2, mean=dict.fromkeys(SCALED, 2.0), std=dict.fromkeys(SCALED, 4.0),
 )  # fmt: skip
 FEATURES = RECIPE.width
@@ -49,12 +50,23 @@ class ItemTower(nn.Module):
 
 
 class Ranker(nn.Module):
-    """Likeness to the query and a little popularity, as two probabilities and seconds."""
+    """Its value of a candidate is likeness to the query and a little popularity, between 0 and 1; the other heads are made of it."""
 
-    def forward(self, query: torch.Tensor, moment: torch.Tensor, candidate: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        logit = torch.einsum("bd,bkd->bk", query, candidate.float()) * 3.0 + number[:, :, 2] * 0.1 - 1.0
-        click = torch.sigmoid(logit)
-        return torch.stack([click, click * click, 600.0 * click], dim=2)
+    def __init__(self) -> None:
+        super().__init__()
+        self.popularity = NUMBERS.index("log_popularity")
+
+    def forward(
+        self, query: torch.Tensor, moment: torch.Tensor, profile: torch.Tensor, candidate: torch.Tensor, number: torch.Tensor
+    ) -> torch.Tensor:
+        logit = torch.einsum("bd,bkd->bk", query, candidate.float()) * 3.0 + number[:, :, self.popularity] * 0.1 - 1.0
+        value = torch.sigmoid(logit)
+        return torch.stack([0.5 * value, value * value, 600.0 * value, 1.0 - value, 5.0 * value, value], dim=2)
+
+
+def heads(value: float) -> dict[str, float]:
+    """What the small release's ranker says by all heads of what it values so."""
+    return dict(zip(HEADS, (0.5 * value, value**2, 600 * value, 1 - value, 5 * value, value), strict=True))
 
 
 def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 0, version: str = "v1", room: int = 0) -> Path:
@@ -77,8 +89,8 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     _quiz(vector_ID.astype(np.float32)).save(folder)
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
-        "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS),
-        "relevance_head": 0,
+        "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE),
+        "heads": list(HEADS), "relevance_head": HEADS.index("value"),
     }  # fmt: skip
     seal(folder, manifest)
     return folder
@@ -91,9 +103,11 @@ def _write_tables(folder: Path, items: int, rng: np.random.Generator) -> None:
             "item_id": item_ids,
             "title": [None if row == 1 else f"The {row}th Käse" for row in range(items)],
             "genres": [list(rng.choice(GENRES, size=row % 3, replace=False)) for row in range(items)],
+            "tags": [None if row % 5 == 4 else [TAGS[row % 10], TAGS[row % 3]] for row in range(items)],
+            "duration_seconds": [None if row % 6 == 5 else 60.0 * row for row in range(items)],
             "release_date": [None if row % 7 == 3 else 18_000 + row for row in range(items)],
         },
-        schema_overrides={"genres": pl.List(pl.String), "release_date": pl.Int32},
+        schema_overrides={"genres": pl.List(pl.String), "duration_seconds": pl.Float32, "release_date": pl.Int32},
     ).cast({"release_date": pl.Date})
     missing = [pl.lit(None, column.dtype).alias(name) for name, column in ITEMS.items() if name not in catalogue.columns]
     catalogue.with_columns(missing).select(*ITEMS).write_parquet(folder / "catalogue.parquet")
@@ -139,7 +153,9 @@ def _write_sources(folder: Path, items: int, room: int) -> None:
     np.save(folder / "exposure.npy", row_I)
     days = {"short": 2.0, "long": 28.0, "popular": 7.0}
     (folder / "trends.json").write_text(json.dumps({"log_end": START_MS, "shown_end": START_MS, "half_life_days": days}))
-    vector_IC = content_vectors(RECIPE.features(pl.read_parquet(folder / "catalogue.parquet")), RECIPE).astype(np.float16)
+    feature_IF = RECIPE.features(pl.read_parquet(folder / "catalogue.parquet"))
+    tags.write(folder, tags.tags(feature_IF, RECIPE), rows=items + room)
+    vector_IC = content_vectors(feature_IF, RECIPE).astype(np.float16)
     np.concatenate([vector_IC, np.zeros((room, vector_IC.shape[1]), np.float16)]).tofile(folder / "content.f16")
     exact(vector_IC).save(folder / "content.faiss")
 
@@ -160,7 +176,7 @@ def _write_models(folder: Path, vector_ID: np.ndarray, rng: np.random.Generator,
     specs = {
         contract.user_tower(width, len(MOMENT)): user_tower,
         contract.item_tower(width, FEATURES): item_tower,
-        contract.ranker(width, len(MOMENT), len(NUMBERS), len(HEADS)): ranker,
+        contract.ranker(width, len(MOMENT), len(GENRES) + len(PROFILE), len(NUMBERS), len(HEADS)): ranker,
     }
     for spec, module in specs.items():
         path = folder / f"{spec.name}.pt"
@@ -171,14 +187,14 @@ def _write_models(folder: Path, vector_ID: np.ndarray, rng: np.random.Generator,
     history, candidate = (torch.as_tensor(vector_ID[rng.integers(0, items, shape)]) for shape in ((B, L), (B, K)))
     code, age = torch.as_tensor(rng.integers(0, 7, (B, L))), torch.as_tensor(rng.integers(0, 100_000, (B, L)))
     moment, feature = torch.zeros((B, len(MOMENT)), dtype=torch.int64), torch.as_tensor(rng.random((B, FEATURES), np.float32))
-    number = torch.as_tensor(rng.random((B, K, len(NUMBERS)), np.float32))
+    profile, number = (torch.as_tensor(rng.random((B, *shape), np.float32)) for shape in ((len(GENRES) + len(PROFILE),), (K, len(NUMBERS))))
     query = user_tower(history, code, age, moment)
     golden = {
         "user_tower/history": history, "user_tower/event_code": code, "user_tower/age_minutes": age, "user_tower/moment": moment,
         "user_tower/query__0": query,
         "item_tower/feature": feature, "item_tower/row__0": item_tower(feature),
-        "ranker/query": query, "ranker/moment": moment, "ranker/candidate": candidate, "ranker/number": number,
-        "ranker/value__0": ranker(query, moment, candidate, number),
+        "ranker/query": query, "ranker/moment": moment, "ranker/profile": profile, "ranker/candidate": candidate, "ranker/number": number,
+        "ranker/value__0": ranker(query, moment, profile, candidate, number),
     }  # fmt: skip
     np.savez(folder / "golden.npz", **{name: tensor.numpy() for name, tensor in golden.items()})
     (folder / "golden.json").write_text("[]")

@@ -205,7 +205,7 @@ def test_why_an_item_is_shown_and_why_another_is_not(http):
     shown = get(http, "/v1/recommendations", user_id="u8", count=5, live=True)["recommendations"][0]
     told = get(http, "/v1/explanations", user_id="u8", count=5, explain=shown["item_id"])
     assert told["place"] is not None
-    assert told["heads"]["click"] == pytest.approx(shown["score"], abs=1e-5)
+    assert told["heads"]["value"] == pytest.approx(shown["score"], abs=1e-5)
     assert all(told["filters"].values())
     assert {source for source, place in told["sources"].items() if place} == set(shown["sources"])
     assert "on the page" in told["verdict"]

@@ -21,6 +21,7 @@ from serve.commands.telling import add, table, tell
 from serve.manifest import seal
 from tests.doors import door as opened
 from tests.doors import releases
+from towers.ranker import HEADS
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,7 +177,7 @@ def test_why_is_told_on_the_command_line(door):
     told = json.loads(out)
     assert (code, told["item_id"], set(told)) == (0, "i4", documented_keys()["explain"])
     assert told["verdict"].endswith(".")
-    assert set(told["heads"]) == {"click", "complete", "watch_seconds"}
+    assert set(told["heads"]) == set(HEADS)
     _, table, _ = door("explain", "--user", "u9", "--item", "i4", "--count", "5", "time=log-end", "deadline_ms=20000")
     assert "this_item" not in table
 

@@ -31,7 +31,7 @@ from tests.releases import RECIPE, START_MS, write_release
 NOW = START_MS + 20 * HOUR_MS
 PATIENT = {name: Budget(budget.candidates, 10_000) for name, budget in BUDGETS.items()}
 WHOLE = {
-    "item_id": "n1", "title": "The Western Bus", "genres": ["western", "drama"], "tags": ["slow"], "release_date": "2023-11-20",
+    "item_id": "n1", "title": "The Western Bus", "genres": ["western", "drama"], "tags": ["slow", "tag 4"], "release_date": "2023-11-20",
     "duration_seconds": 5400, "creator": "Ana", "franchise": "Bus", "regions": ["DE", "AT"], "maturity": 16,
     "content_embedding": [3, 4], "popularity_score": 1.5, "avg_rating": 4.0,
 }  # fmt: skip
@@ -74,11 +74,12 @@ def tower(release):
 
 
 def test_a_row_is_what_the_tower_makes_of_the_recipes_features_in_any_number(release, client):
-    """By hand: two genres of three, tf-idf of three known terms, the embedding at length one, then the numbers."""
+    """By hand: two genres of three, a tag of ten, tf-idf of three known terms, the embedding at length one, then the numbers."""
     items = posted(release, WHOLE, *({"item_id": f"m{number}", "genres": ["comedy"]} for number in range(99)))
     feature = RECIPE.features(items)
     tfidf = np.array([2.0, 1.0, 1 * 3.0 * (1 + np.log(2))]) / np.linalg.norm([2, 1, 3 * (1 + np.log(2))])
-    np.testing.assert_allclose(feature[0, :6], [0, 1, 1, tfidf[0], 0.6, 0.8], rtol=1e-6)
+    tag_T = np.eye(10)[4]
+    np.testing.assert_allclose(feature[0, :16], [0, 1, 1, *tag_T, tfidf[0], 0.6, 0.8], rtol=1e-6)
     row = encode(items, release, client)
     assert row.shape == (100, 16) and row.dtype == np.float16
     np.testing.assert_array_equal(row, tower(release)(torch.as_tensor(feature)).detach().numpy())
@@ -118,6 +119,8 @@ def test_nobody_touched_it_yet_says_the_clock_beyond_its_last_row(release):
 def test_everything_of_the_row_is_there(release, client, store):
     post(posted(release, WHOLE, {"item_id": "n2", "regions": []}, {"item_id": "n3", "creator": "Ana"}), release, client, store)
     catalogue = release.catalogue
+    assert np.flatnonzero(release.tag_IT[np.array([40, 41])]).tolist() == [4]  # item 40's; "slow" is no tag the recipe knows
+    assert release.duration_seconds_I[40] == 5400 and np.isnan(release.duration_seconds_I[41])
     assert catalogue.titles[40:] == ["The Western Bus", "untitled", "untitled"] and catalogue.item_ids[40:] == ["n1", "n2", "n3"]
     assert release.genre_IG[40].tolist() == [0, 1, 1] and release.release_day_I[40] == 19_681 and np.isnan(release.release_day_I[41])
     assert catalogue.maturity_I[[0, 40, 41]].tolist() == [0, 16, 0]

@@ -285,7 +285,7 @@ def test_without_the_store_the_page_is_nobodys_and_says_so(recommender, release,
 def test_a_ranker_that_gives_no_number_does_not_break_the_page_nor_hide(recommender, monkeypatch, numbers, by):
     def broken(self, query_BD, history, moment, row_K, now):
         value_K = np.where(np.arange(len(row_K)) < numbers, 0.5, np.nan)
-        return np.tile(value_K[None, :, None], (len(query_BD), 1, 3))
+        return np.tile(value_K[None, :, None], (len(query_BD), 1, 6))
 
     monkeypatch.setattr(Scorer, "values", broken)
     slate = recommender.recommend(Request("u5", NOW, count=5))

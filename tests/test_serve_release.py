@@ -16,17 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.content import write_recipe
-from data.features import NUMBERS
+from data.features import NUMBERS, PROFILE, Vocabulary
+from data.log import read_catalogue
 from serve import manifest as seals
-from serve import publication
+from serve import publication, tags
 from serve.index import exact
 from serve.manifest import FILES, MANIFEST
 from serve.release import Release, ReleaseError, current, differences, promote, publish, rollback, seal, versions
-from tests.releases import FEATURES, GENRES, HEADS, RECIPE, write_release
+from serve.tags import TagTable
+from tests.releases import FEATURES, GENRES, RECIPE, TAGS, write_release
+from towers.ranker import HEADS
 
 KEYS = {
     "version": "v1", "runs": {"retrieval": "r1", "ranker": "r2"}, "width": 8, "history_length": 12, "liked_from": 3.5, "backend": "python",
-    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "heads": list(HEADS), "relevance_head": 0,
+    "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS),
+    "relevance_head": HEADS.index("value"),
 }  # fmt: skip
 SEALED = (*FILES, *(f"triton/{model}/{file}" for model in ("user_tower", "item_tower", "ranker") for file in seals.MODEL_FILES["python"]))
 
@@ -72,7 +76,7 @@ def test_what_was_written_is_what_is_opened(written):
     )
     assert opened.items.shape == (50, 16) and opened.items.dtype == np.float16
     assert [opened.user_tower.name, opened.item_tower.name, opened.ranker.name] == ["user_tower", "item_tower", "ranker"]
-    assert opened.ranker.outputs[0].shape == (-1, 3) and opened.item_tower.inputs[0].shape == (FEATURES,)
+    assert opened.ranker.outputs[0].shape == (-1, 6) and opened.item_tower.inputs[0].shape == (FEATURES,)
     _, nearest = opened.index.search(opened.items[:50, 8:].astype(np.float32), 1)
     assert nearest[:, 0].tolist() == list(range(50))
     assert opened.vocabulary.sizes[2:5] == (3, 3, 3) and opened.genres == GENRES
@@ -95,15 +99,41 @@ def test_genres_and_days_stand_in_item_rows(written):
     assert opened.release_day_I[:3].tolist() == [18_000.0, 18_001.0, 18_002.0] and math.isnan(opened.release_day_I[3])
 
 
+def test_tags_and_durations_read_as_the_tables_that_training_has(written):
+    opened = Release.open(written)
+    catalogue = read_catalogue(opened.catalogue.frame, RECIPE)
+    row_BK = np.array([[0, 7, 49], [4, 4, 11]])
+    assert np.array_equal(opened.tag_IT[row_BK], catalogue.tag_IT[row_BK]) and opened.tag_IT[row_BK].shape == (2, 3, len(TAGS))
+    assert opened.tag_IT[np.array([3, 9])].tolist() == [[1, 0, 0, 1, *[0] * 6], [0] * 10]  # tag 3 and tag 0; no tags known
+    assert np.array_equal(opened.duration_seconds_I[:50], catalogue.duration_seconds_I, equal_nan=True)
+    assert opened.duration_seconds_I.dtype == catalogue.duration_seconds_I.dtype and math.isnan(opened.duration_seconds_I[5])
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 128])
+def test_tags_are_packed_to_bits_and_back(tmp_path, count):
+    tag_IT = np.random.default_rng(count).integers(0, 2, (5, count)).astype(np.float32)
+    tags.write(tmp_path, tag_IT, rows=7)
+    assert (tmp_path / "tags.u8").stat().st_size == 7 * {0: 1, 1: 1, 8: 1, 9: 2, 128: 16}[count]
+    table = TagTable.open(tmp_path, replace(RECIPE, tags=Vocabulary(tuple(map(str, range(count))))), rows=7)
+    assert np.array_equal(table[np.arange(5)], tag_IT) and not table[np.array([5, 6])].any()
+    table.add(tag_IT[:1], np.array([6]))
+    assert np.array_equal(table[np.array([[6]])], tag_IT[None, :1])
+    with pytest.raises(ReleaseError, match=r"tags.u8 holds .* expected 8 rows"):
+        TagTable.open(tmp_path, replace(RECIPE, tags=Vocabulary(tuple(map(str, range(count))))), rows=8)
+
+
 def test_room_to_grow_is_room_beyond_the_catalogue(copied):
     with (copied / "items.f16").open("ab") as file:
         np.zeros((7, 16), np.float16).tofile(file)
     with (copied / "content.f16").open("ab") as file:
-        np.zeros((7, 6), np.float16).tofile(file)
+        np.zeros((7, RECIPE.content_width), np.float16).tofile(file)
+    with (copied / "tags.u8").open("ab") as file:
+        file.write(bytes(7 * 2))
     seal(copied, KEYS)
     opened = Release.open(copied)
     assert opened.items.shape == (57, 16) and opened.catalogue.room == 7 and len(opened.catalogue) == 50
     assert opened.genre_IG.shape == (57, 3) and not opened.genre_IG[50:].any() and np.isnan(opened.release_day_I[50:]).all()
+    assert not opened.tag_IT[np.arange(50, 57)].any() and np.isnan(opened.duration_seconds_I[50:]).all()
 
 
 def test_rows_written_stay_in_this_process_and_the_file_as_it_was_sealed(copied):
@@ -168,10 +198,13 @@ def test_a_link_or_a_folder_is_no_file(copied):
         ({"extra": 1}, "'extra'"),
         ({"width": "8"}, "width"),
         ({"width": 0}, "width"),
-        ({"relevance_head": 3}, "relevance_head"),
+        ({"relevance_head": 6}, "relevance_head"),
         ({"relevance_head": True}, "relevance_head"),
         ({"backend": "onnx"}, "backend"),
-        ({"numbers": ["dot"]}, "numbers"),
+        ({"numbers": ["dot"]}, r"made for the numbers \['dot'\], this version computes \['dot', 'genre_match', 'tag_match'"),
+        ({"profile": ["age"]}, r"made for the profile \['age'\], this version computes \['log_session_minutes', 'log_history_count'\]"),
+        ({"heads": ["click", "like"], "relevance_head": 0}, r"heads \['click', 'like'\], this version orders by 'value'"),
+        ({"relevance_head": 0}, "relevance_head is 0 of the heads .* orders by 'value'"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_not_sealed(copied, change, word):

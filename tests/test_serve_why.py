@@ -21,7 +21,7 @@ from serve.tally import Tally
 from serve.triton import Client
 from serve.why import why
 from tests.erasure import NOW, WIDTH, by_formula, left_out
-from tests.releases import HEADS, write_release
+from tests.releases import heads, write_release
 
 PATIENT = {name: Budget(budget.candidates, 20_000) for name, budget in BUDGETS.items()}
 EVENTS = [(4, "watch", 90), (17, "complete", 60), (30, "skip", 50), (41, "watch", 24), (9, "not_interested", 20), (22, "click", 2)]
@@ -86,8 +86,8 @@ def test_of_a_shown_item_everything_agrees_with_the_slate_and_the_formula(made, 
         assert (told["place"], told["place_given_by"], told["cap"], told["title"]) == (place, "worth and variety", None, shown.title)
         assert {name for name, at in told["sources"].items() if at is not None} == set(shown.sources)
         probability = by_formula(release, EVENTS, np.array([row]))[0]
-        assert told["probability"] == told["heads"]["click"] == pytest.approx(probability, abs=1e-4)
-        assert told["heads"] == pytest.approx(dict(zip(HEADS, (probability, probability**2, 600 * probability), strict=True)), rel=1e-3)
+        assert told["probability"] == told["heads"]["value"] == pytest.approx(probability, abs=1e-4)
+        assert told["heads"] == pytest.approx(heads(probability), rel=1e-3)
         western = 2.0 if release.catalogue.bears("western", np.array([row]))[0] else 1.0
         assert told["boosts"] == {"all": 1.5, "western": western}
         assert told["worth"] == pytest.approx(1.5 * western * probability, abs=3e-4)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towers.losses import in_batch_softmax, mask_accidental_hits, sampled_softmax, weighted_bce, weighted_squared_error
+from data.bias import by_rows, by_weight
+from towers.losses import in_batch_softmax, mask_accidental_hits, pseudo_label, sampled_softmax, weighted_bce, weighted_squared_error
 
 
 def problem(seed: int, rows: int, candidates: int, width: int = 5):
@@ -107,3 +108,104 @@ def test_half_precision_queries_meet_full_precision_candidates():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = sampled_softmax(query.bfloat16(), candidate, **arguments)
     assert mixed.dtype == torch.float32 and mixed.item() == pytest.approx(sampled_softmax(query, candidate, **arguments).item(), rel=2e-2)
+
+
+def heads(logit, label, weight, normaliser):
+    """Every loss of a head, and the softmax of the logits beside zeros, by one normaliser."""
+    known = ~label.isnan()
+    softmax = sampled_softmax(
+        logit[known, None], torch.tensor([[0.0], [1.0]], dtype=logit.dtype), target_B=(label[known] > 0).long(),
+        log_q_M=torch.zeros(2, dtype=logit.dtype), weight_B=weight[known], temperature=1.0, weight_sum=normaliser(weight[known]),
+    )  # fmt: skip
+    return torch.stack(
+        [
+            weighted_bce(logit, label, weight_B=weight, normaliser=normaliser),
+            weighted_squared_error(logit, label, weight_B=weight, normaliser=normaliser),
+            softmax,
+        ]
+    )
+
+
+labelled = st.lists(st.tuples(st.floats(-5, 5), st.sampled_from([0.0, 1.0, float("nan")]), st.floats(0.1, 50)), min_size=1, max_size=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(labelled, st.floats(1e-3, 1e3))
+def test_a_constant_factor_changes_no_self_normalised_loss_and_is_a_factor_of_the_plain_one(rows, factor):
+    logit, label, weight = torch.tensor([*rows, (0.0, 1.0, 1.0)], dtype=torch.float64).T
+    torch.testing.assert_close(
+        heads(logit, label, factor * weight, by_weight), heads(logit, label, weight, by_weight), rtol=1e-12, atol=1e-14
+    )
+    torch.testing.assert_close(
+        heads(logit, label, factor * weight, by_rows), factor * heads(logit, label, weight, by_rows), rtol=1e-12, atol=1e-14
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(labelled)
+def test_weights_of_one_change_no_loss_by_a_bit(rows):
+    logit, label, _ = torch.tensor([*rows, (0.0, 1.0, 1.0)], dtype=torch.float32).T
+    known, ones = ~label.isnan(), torch.ones(len(logit))
+    plain = (ones[known] * 1).sum()
+    for normaliser in (by_weight, by_rows):
+        bce, squared, _ = heads(logit, label, ones, normaliser)
+        unweighted = F.binary_cross_entropy_with_logits(logit, label.nan_to_num(), reduction="none").masked_fill(~known, 0.0)
+        assert bce.item() == (unweighted.sum() / plain).item()
+        assert squared.item() == (((logit - label.nan_to_num()) ** 2).masked_fill(~known, 0.0).sum() / plain).item()
+    assert heads(logit, label, ones, by_weight).tolist() == heads(logit, label, ones, by_rows).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.05, 1), st.floats(0, 0.4), st.floats(0, 1), st.floats(0, 1))
+def test_a_pseudo_label_is_right_on_the_mean_whatever_was_guessed(slope, offset, relevance, guess):
+    slope = slope * (1 - offset)
+    chance = slope * relevance + offset
+    label = pseudo_label(
+        *(torch.tensor(pair, dtype=torch.float64) for pair in ([1, 0], [slope] * 2, [offset] * 2, [guess] * 2)), floor=0.02
+    )
+    assert (label @ torch.tensor([chance, 1 - chance], dtype=torch.float64)).item() == pytest.approx(relevance, abs=1e-9)
+    # and the loss, being linear in the label, is that of the relevance
+    logit = torch.full((2,), 0.7, dtype=torch.float64)
+    mixed = weighted_bce(logit, label, weight_B=torch.tensor([chance, 1 - chance], dtype=torch.float64))
+    assert mixed.item() == pytest.approx(math.log1p(math.exp(0.7)) - 0.7 * relevance, abs=1e-9)
+
+
+def test_pseudo_labels_by_hand():
+    click, slope, offset = (
+        torch.tensor([1.0, 0.0, 1.0, float("nan")]),
+        torch.tensor([0.5, 0.5, 0.01, 0.5]),
+        torch.tensor([0.1, 0.1, 0.0, 0.0]),
+    )
+    plain = pseudo_label(click, slope, offset, torch.zeros(4), floor=0.1)
+    assert plain[:3].tolist() == pytest.approx([1.8, -0.2, 10.0]) and plain[3].isnan()  # (1 − 0.1)/0.5, −0.1/0.5, 1/floor
+    robust = pseudo_label(click, slope, offset, torch.full((4,), 0.6), floor=0.1)
+    assert robust[:3].tolist() == pytest.approx([0.6 + (0.9 - 0.3) / 0.5, 0.6 + (-0.1 - 0.3) / 0.5, 0.6 + (1 - 0.006) / 0.1])
+
+
+def test_the_expected_slope_divides_where_one_is_given():
+    """An item shown at slopes 0.2 and 0.8 alike: divided by their mean, a click counts the same wherever it fell, and the mean is right."""
+    slope, expected, relevance = torch.tensor([0.2, 0.8], dtype=torch.float64), torch.full((2,), 0.5, dtype=torch.float64), 0.4
+    for guess in (0.0, 0.4, 0.9):
+        clicked, skipped = (
+            pseudo_label(torch.full_like(slope, click), slope, 0 * slope, torch.full_like(slope, guess), floor=0.01, expected_B=expected)
+            for click in (1.0, 0.0)
+        )
+        mean_2 = slope * relevance * clicked + (1 - slope * relevance) * skipped
+        assert mean_2.mean().item() == pytest.approx(relevance)
+
+
+def test_a_good_guess_makes_labels_calm():
+    generator = torch.Generator().manual_seed(0)
+    draw, relevance = torch.rand(2, 20_000, generator=generator, dtype=torch.float64)
+    slope = torch.tensor([0.05, 0.55], dtype=torch.float64).repeat(10_000)
+    click = (draw < slope * relevance).double()
+    noise = {
+        name: pseudo_label(click, slope, torch.zeros_like(slope), guess, floor=0.01, expected_B=expected) - relevance
+        for name, guess, expected in (
+            ("inverse", torch.zeros_like(slope), None),
+            ("expected", torch.zeros_like(slope), torch.full_like(slope, 0.3)),
+            ("robust", relevance, torch.full_like(slope, 0.3)),
+        )
+    }
+    assert all(abs(of.mean().item()) < 0.05 for of in noise.values())
+    assert noise["robust"].var() < noise["expected"].var() < noise["inverse"].var() / 3

@@ -1,60 +1,227 @@
-"""The ranker: each candidate by itself, probabilities that are such, and what is scripted answers the same."""
+"""The ranker: each candidate by itself, answers in their own units, one value of them, and what is scripted answers the same."""
 
+from functools import partial
+
+import numpy as np
+import pytest
 import torch
 
 from data.features import NUMBERS
-from towers.ranker import HEADS, Ranker
+from towers.calibration import LEAST_SLOPE, platt
+from towers.cross import CrossNetwork
+from towers.mixture import MixtureOfExperts, SharedTrunk
+from towers.piecewise import Piecewise, Spread
+from towers.ranker import HEADS, TASKS, Answers, Ranker
+from towers.watch_time import WatchTime
+
+X, U = len(NUMBERS), 5
+WEIGHT = {"click": 1.0, "complete": 0.5, "watch": 0.5, "skip": 0.3, "rating": 0.2}
+MIXTURE = partial(MixtureOfExperts, hidden=4, dropout=0.1, experts=3)
 
 
-def ranker():
+def untrained(**parts) -> Ranker:
+    rng = np.random.default_rng(0)
+    watch_time = WatchTime.fit(rng.exponential(600, 400), rng.random(400) * 8, groups=3, points=11, rows=20)
+    plain = {
+        "width": 6, "moment_sizes": (24, 7), "number": Spread.of(rng.normal(3, 2, (200, X))), "profile": Spread.of(rng.random((200, U))),
+        "answers": Answers(watch_time, (1.0, 5.0), (True,) * 5), "hidden": 8, "dropout": 0.1, "ramps": 4, "tower": 3,
+        "cross": partial(CrossNetwork, layers=2, rank=3), "trunk": partial(SharedTrunk, hidden=4, dropout=0.1), "value_weight": WEIGHT,
+    }  # fmt: skip
     torch.manual_seed(0)
-    return Ranker(
-        width=6, moment_sizes=(24, 7), number_mean=torch.tensor([1.0, 2.0]), number_std=torch.tensor([1.0, 4.0]), hidden=8, dropout=0.1
-    ).eval()
+    return Ranker(**plain | parts).eval()
+
+
+def ranker(**parts) -> Ranker:
+    model = untrained(**parts)
+    for parameter in model.parameters():  # what begins at 0 must take part
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 def question(rows=3, candidates=5):
     torch.manual_seed(1)
     moment = torch.stack([torch.randint(0, size, (rows,)) for size in (24, 7)], dim=1)
-    return torch.randn(rows, 6), moment, torch.randn(rows, candidates, 6).half(), torch.randn(rows, candidates, 2) * 3
+    number = torch.randn(rows, candidates, X) * 2 + 3
+    number[..., NUMBERS.index("log_duration_seconds")] = torch.rand(rows, candidates) * 8
+    return torch.randn(rows, 6), moment, torch.rand(rows, U), torch.randn(rows, candidates, 6).half(), number
 
 
-def test_values_are_probabilities_and_seconds():
-    value = ranker()(*question())
-    assert value.shape == (3, 5, len(HEADS))
-    assert ((value[..., :2] > 0) & (value[..., :2] < 1)).all() and (value[..., 2] >= 0).all()
+def test_answers_are_probabilities_seconds_and_ratings():
+    answer = dict(zip(HEADS, ranker()(*question()).unbind(-1), strict=True))
+    for name in ("click", "complete", "skip", "value"):
+        assert ((answer[name] > 0) & (answer[name] < 1)).all()
+    assert (answer["watch_seconds"] >= 0).all() and ((answer["rating"] >= 1) & (answer["rating"] <= 5)).all()
 
 
-def test_the_order_of_candidates_and_who_else_stands_there_do_not_matter():
-    query, moment, candidate, number = question()
+@pytest.mark.parametrize("trunk", [partial(SharedTrunk, hidden=4, dropout=0.1), MIXTURE])
+def test_the_order_of_candidates_and_who_else_stands_there_do_not_matter(trunk):
+    query, moment, profile, candidate, number = question()
     order = torch.tensor([3, 1, 4, 0, 2])
-    model = ranker()
-    torch.testing.assert_close(
-        model(query, moment, candidate[:, order], number[:, order]), model(query, moment, candidate, number)[:, order]
-    )
-    torch.testing.assert_close(model(query, moment, candidate[:, :2], number[:, :2]), model(query, moment, candidate, number)[:, :2])
+    model = ranker(trunk=trunk)
+    all_of_them = model(query, moment, profile, candidate, number)
+    torch.testing.assert_close(model(query, moment, profile, candidate[:, order], number[:, order]), all_of_them[:, order])
+    torch.testing.assert_close(model(query, moment, profile, candidate[:, :2], number[:, :2]), all_of_them[:, :2])
 
 
-def test_numbers_are_standardised():
-    model, (query, moment, candidate, number) = ranker(), question()
-    plain = Ranker(width=6, moment_sizes=(24, 7), number_mean=torch.zeros(2), number_std=torch.ones(2), hidden=8, dropout=0.1).eval()
-    state = model.state_dict() | {"number_mean": torch.zeros(2), "number_std": torch.ones(2)}
-    plain.load_state_dict(state)
-    by_hand = (number - torch.tensor([1.0, 2.0])) / torch.tensor([1.0, 4.0])
-    torch.testing.assert_close(model(query, moment, candidate, number), plain(query, moment, candidate, by_hand))
+def test_many_candidates_are_answered_as_few_are():
+    model, asked = ranker(), question()
+    few = model(*asked)
+    model.many = 1
+    torch.testing.assert_close(model(*asked), few)
 
 
-def test_scripted_answers_the_same():
-    model = ranker()
+@pytest.mark.parametrize(
+    "parts", [{}, {"cross": partial(CrossNetwork, layers=1)}, {"cross": lambda width: torch.nn.Identity()}, {"trunk": MIXTURE}]
+)
+def test_scripted_answers_the_same(parts):
+    model = ranker(**parts)
     torch.testing.assert_close(torch.jit.script(model)(*question()), model(*question()))
 
 
 def test_an_untrained_ranker_orders_as_retrieval_did():
-    torch.manual_seed(0)
-    moment = torch.tensor([[3, 1]])
-    fresh = Ranker(width=6, moment_sizes=(24, 7), number_mean=torch.zeros(6), number_std=torch.ones(6), hidden=8, dropout=0.1).eval()
-    number = torch.zeros(1, 50, 6)
-    number[0, :, NUMBERS.index("dot")] = torch.linspace(-1, 1, 50)[torch.randperm(50)]
-    value = fresh(torch.randn(1, 6), moment, torch.randn(1, 50, 6).half(), number)[0, :, 0]
-    correlation = torch.corrcoef(torch.stack([value, number[0, :, NUMBERS.index("dot")]]))[0, 1]
-    assert correlation > 0.99
+    model, (query, moment, profile, candidate, number) = untrained(), question(1, 50)
+    number[:] = 0
+    number[0, :, NUMBERS.index("dot")] = torch.linspace(-3, 9, 50)[torch.randperm(50)]
+    for head in ("click", "value"):
+        answer = model(query, moment, profile, candidate, number)[0, :, HEADS.index(head)]
+        assert torch.corrcoef(torch.stack([torch.logit(answer), number[0, :, NUMBERS.index("dot")]]))[0, 1] > 0.97
+
+
+def test_a_cross_layer_by_hand():
+    """x₁ = x₀ ⊙ (W x₀ + b) + x₀ with x₀ = (2, 3), W = [[1, 2], [0, 1]], b = (1, -1): (2·(8 + 1) + 2, 3·(3 − 1) + 3)."""
+    cross = CrossNetwork(2, layers=1)
+    cross.up[0].weight.data, cross.up[0].bias.data = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([1.0, -1.0])
+    assert cross(torch.tensor([[2.0, 3.0]])).tolist() == [[20.0, 9.0]]
+
+
+def test_a_cross_of_full_rank_is_the_whole_one_and_begins_as_nothing():
+    whole, thin, x_ND = CrossNetwork(3, layers=2), CrossNetwork(3, layers=2, rank=3), torch.randn(4, 3)
+    assert torch.equal(whole(x_ND), x_ND) and torch.equal(thin(x_ND), x_ND)
+    for layer in range(2):
+        thin.up[layer].weight.data.normal_()
+        whole.up[layer].weight.data = thin.up[layer].weight @ thin.down[layer].weight
+    torch.testing.assert_close(whole(x_ND), thin(x_ND))
+
+
+def test_one_expert_is_the_shared_trunk():
+    shared, mixed, x_ND = (
+        SharedTrunk(6, 5, hidden=4, dropout=0.0),
+        MixtureOfExperts(6, 5, hidden=4, dropout=0.0, experts=1),
+        torch.randn(7, 6),
+    )
+    mixed.expert.load_state_dict(shared.expert.state_dict())
+    torch.testing.assert_close(mixed(x_ND), shared(x_ND))
+
+
+def test_each_task_mixes_the_experts_as_its_gate_says():
+    mixed = MixtureOfExperts(2, 2, hidden=3, dropout=0.0, experts=2)
+    mixed.gate.weight.data.zero_()
+    mixed.gate.bias.data = torch.tensor(
+        [0.0, np.log(3.0), 0.0, -100.0], dtype=torch.float32
+    )  # the first task: a quarter and three; the second: the first alone
+    x_ND = torch.randn(5, 2)
+    expert_NEM = mixed.expert(x_ND)
+    torch.testing.assert_close(mixed(x_ND)[0], 0.25 * expert_NEM[:, 0] + 0.75 * expert_NEM[:, 1])
+    torch.testing.assert_close(mixed(x_ND)[1], expert_NEM[:, 0])
+
+
+def test_ramps_by_hand():
+    """Quantiles 0, 1, 3: 2 is past the first ramp and half up the second; a column of one value is a step."""
+    points = np.interp(np.linspace(0, 1, 65), [0, 0.5, 1], [0, 1, 3])
+    read = Piecewise(Spread.of(np.stack([points, np.full(65, 7.0)], axis=1)), 1, ramps=2)
+    read.layer.weight.data = torch.tensor([[0.0, 0.0, 1.0, 10.0, 100.0, 0.0]])
+    assert read(torch.tensor([[2.0, 7.0], [-1.0, 7.1], [9.0, 6.0]]))[:, 0].tolist() == pytest.approx([1 + 5, 100, 1 + 10], abs=1e-4)
+
+
+def test_value_is_the_weighted_mean_by_hand():
+    place = torch.tensor([[[0.5, 0.2, 0.4, 0.1, 0.75]]])
+    assert ranker().value(place).item() == pytest.approx((0.5 + 0.5 * 0.2 + 0.5 * 0.4 + 0.3 * 0.9 + 0.2 * 0.75) / 2.5)
+
+
+def test_value_rises_with_each_task_but_skip_and_stays_in_0_1():
+    model = ranker()
+    for corner in (torch.zeros(1, 1, 5), torch.ones(1, 1, 5), torch.tensor([[[1.0, 1, 1, 0, 1]]]), torch.tensor([[[0.0, 0, 0, 1, 0]]])):
+        assert -1e-6 <= model.value(corner).item() <= 1 + 1e-6
+    for task, name in enumerate(TASKS):
+        low, high = torch.full((1, 1, 5), 0.4), torch.full((1, 1, 5), 0.4)
+        high[..., task] = 0.6
+        assert (model.value(high) > model.value(low)).item() == (name != "skip") != (model.value(high) < model.value(low)).item()
+
+
+def test_a_task_without_labels_counts_nothing():
+    answers = Answers(ranker().watch_time, (1.0, 5.0), (True, False, True, False, False))
+    model, place = ranker(answers=answers), torch.tensor([[[0.5, 0.9, 0.2, 0.9, 0.9]]])
+    assert model.value(place).item() == pytest.approx((0.5 + 0.5 * 0.2) / 1.5)
+    target = torch.tensor([[[1.0, torch.nan, torch.nan, torch.nan, torch.nan], [torch.nan] * 5]])
+    assert model.worth(target)[0, 0].item() == 1 and model.worth(target)[0, 1].isnan()
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"), [({"clicks": 1.0}, "clicks"), ({"click": -1.0}, "click = -1.0"), ({"complete": 1.0}, "every task that has labels")]
+)
+def test_a_value_of_nothing_is_refused(weight, says):
+    answers = Answers(ranker().watch_time, (1.0, 5.0), (True, False, True, True, True))
+    with pytest.raises(ValueError, match=says):
+        ranker(answers=answers, value_weight=weight)
+
+
+def test_calibration_finds_the_slope_and_shift_that_were_there():
+    rng = np.random.default_rng(0)
+    logit_N = rng.normal(0, 2, 40_000)
+    happened_N = rng.random(40_000) < 1 / (1 + np.exp(-(0.5 * logit_N - 1)))
+    assert platt(logit_N, happened_N.astype(float), np.ones(40_000)) == pytest.approx((0.5, -1), abs=0.05)
+
+
+def test_calibration_keeps_the_order_of_a_head_and_needs_rows():
+    rng = np.random.default_rng(0)
+    logit_N = rng.normal(0, 1, 500)
+    backwards, _ = platt(logit_N, (logit_N < 0).astype(float), np.ones(500))
+    assert backwards == LEAST_SLOPE
+    assert platt(logit_N, np.full(500, np.nan), np.ones(500)) == (1.0, 0.0) == platt(logit_N, np.ones(500), np.zeros(500))
+    model, asked = ranker(), question()
+    before = model(*asked)
+    model.slope_T.copy_(torch.tensor([0.2, 3.0, 0.5, 2.0, 1.5]))
+    model.shift_T.copy_(torch.tensor([1.0, -1.0, 0.5, 0.0, -0.3]))
+    after = model(*asked)
+    for head in range(5):
+        if HEADS[head] != "watch_seconds":  # seconds are in the order of places only within a duration
+            assert torch.equal(before[0, :, head].argsort(), after[0, :, head].argsort())
+
+
+def test_watch_time_by_hand():
+    """Two groups, short and long, and one of unknown durations. Of 0, 0, 10, 20, 30 s the quartiles are 0, 0, 10, 20, 30: 0 lies between 0
+    and a quarter, 15 s half way from a half to three quarters; 60 s of a long item is its middle."""
+    short, long = np.log1p(60.0), np.log1p(600.0)
+    seconds = np.array([0, 0, 10, 20, 30, 0, 30, 60, 90, 120.0])
+    watch_time = WatchTime.fit(seconds, np.repeat([short, long], 5), groups=2, points=5, rows=5)
+    asked = torch.tensor([0.0, 10, 15, 99, 60, 60, torch.nan])
+    duration = torch.tensor([short, short, short, short, short, long, long], dtype=torch.float32)
+    quantile = watch_time.quantile(asked, duration)
+    assert quantile[:-1].tolist() == [0.125, 0.5, 0.625, 1, 1, 0.5] and quantile[-1].isnan()
+    back = watch_time(quantile[:-1], duration[:-1])
+    assert back.tolist() == pytest.approx([0, 10, 15, 30, 30, 60])
+    assert watch_time.group(torch.tensor([0.0, short, long], dtype=torch.float32)).tolist() == [0, 1, 2]
+
+
+def test_watch_time_reads_its_own_places_back():
+    rng = np.random.default_rng(1)
+    log_duration, seconds = np.log1p(rng.integers(0, 4, 900) * 300.0), np.where(rng.random(900) < 0.4, 0, rng.exponential(100, 900))
+    watch_time = WatchTime.fit(seconds, log_duration, groups=3, points=101, rows=50)
+    asked, duration = torch.as_tensor(seconds, dtype=torch.float32), torch.as_tensor(log_duration, dtype=torch.float32)
+    torch.testing.assert_close(watch_time(watch_time.quantile(asked, duration), duration), asked, rtol=1e-4, atol=1e-2)
+    assert (watch_time.quantile(asked, duration)[asked == 0] < 0.4).all()
+
+
+def test_a_duration_tells_nothing_of_the_place():
+    """D2Q's own law: where longer items are watched longer and nothing else differs, places are spread alike in every group."""
+    rng = np.random.default_rng(2)
+    log_duration = np.log1p(rng.choice([60.0, 600.0, 6000.0], 6000))
+    seconds = np.expm1(log_duration) * rng.random(6000)
+    watch_time = WatchTime.fit(seconds, log_duration, groups=3, points=101, rows=50)
+    place = watch_time.quantile(torch.as_tensor(seconds, dtype=torch.float32), torch.as_tensor(log_duration, dtype=torch.float32)).numpy()
+    assert [place[log_duration == group].mean() for group in np.unique(log_duration)] == pytest.approx([0.5] * 3, abs=1e-3)
+
+
+def test_without_watch_times_there_is_still_a_function():
+    watch_time = WatchTime.fit(np.zeros(0), np.zeros(0), groups=3, points=5, rows=10)
+    assert watch_time(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist() == [0, 0.5, 1]

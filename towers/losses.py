@@ -3,9 +3,13 @@
 Shapes: B rows · D width · M distinct candidates · H heads.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from data.bias import by_weight
 
 
 def mask_accidental_hits(logit_BB: Tensor, item_row_B: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ def sampled_softmax(
     The candidates decide what it is: the distinct items of the batch (log_q = log P(item in batch): in-batch negatives without
     accidental hits), those and uniform draws (mixed negatives), or the whole catalogue with log_q = 0 (the full softmax).
     B × M is never stored: `block` rows of logits at a time, with the gradients of a block taken while it is there.
-    `weight_sum` replaces Σ w where the batch is one part of a larger one.
+    `weight_sum` replaces Σ w: of a larger batch that this one is a part of, or the number of rows, for plain inverse propensity weights.
     """
     total = weight_B.sum() if weight_sum is None else weight_sum
     dtype = torch.promote_types(query_BD.dtype, candidate_MD.dtype)
@@ -90,15 +94,40 @@ class _BlockedSoftmax(torch.autograd.Function):
         return grad * grad_query_BD, grad * grad_candidate_MD, None, None, None, None, None
 
 
-def weighted_bce(logit_B: Tensor, label_B: Tensor, *, weight_B: Tensor) -> Tensor:
-    """Σ w·BCE / Σ w over the rows whose label is known (not NaN); 0 where none is."""
+def pseudo_label(
+    click_B: Tensor, slope_B: Tensor, offset_B: Tensor, imputed_B: Tensor, *, floor: float, expected_B: Tensor | None = None
+) -> Tensor:
+    """How wanted a shown item was, as far as its click tells: r̃ = r̂ + (click − offset − slope·r̂) / max(E[slope], floor).
+
+    E[slope] is `expected_B`, how likely the item was to be looked at wherever it stood: the labels of an item then have the relevance as
+    their mean over its places, and far less noise than divided each by its own slope (policy-aware, Oosterhuis & de Rijke 2020,
+    arXiv 2005.09035); None takes the row's own slope. r̂ = 0 is inverse propensity weighting of affine clicks (Vardasbi et al. 2020,
+    arXiv 2008.10242); a guess, even a wrong one, leaves the mean as it is where nothing is below the floor, and a good one makes it
+    calmer (doubly robust, Oosterhuis 2023, arXiv 2203.17118). Divided by a row's own slope the guess cancels, but for rows below the
+    floor, which it then fills in. A label may lie outside [0, 1]: an unbiased one has to. An unknown click (NaN) gives an unknown label.
+    """
+    divisor_B = slope_B if expected_B is None else expected_B
+    return imputed_B + (click_B - offset_B - slope_B * imputed_B) / divisor_B.clamp_min(floor)
+
+
+def weighted_bce(logit_B: Tensor, label_B: Tensor, *, weight_B: Tensor, normaliser: Callable[[Tensor], Tensor] = by_weight) -> Tensor:
+    """Σ w·BCE / Σ w over the rows whose label is known (not NaN); 0 where none is. `normaliser=by_rows` divides by their number instead.
+
+    BCE(z, y) = log(1 + e^z) − y·z is linear in the label, so that its mean over pseudo labels, which may lie outside [0, 1], is that of
+    the labels they estimate.
+    """
     known_B = ~label_B.isnan()
     loss_B = F.binary_cross_entropy_with_logits(logit_B, label_B.nan_to_num(), reduction="none")
-    weight_B = weight_B * known_B
-    return (weight_B * loss_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
+    return weighted_mean(loss_B, weight_B * known_B, normaliser)
 
 
-def weighted_squared_error(prediction_B: Tensor, label_B: Tensor, *, weight_B: Tensor) -> Tensor:
+def weighted_squared_error(
+    prediction_B: Tensor, label_B: Tensor, *, weight_B: Tensor, normaliser: Callable[[Tensor], Tensor] = by_weight
+) -> Tensor:
     """Σ w·(ŷ − y)² / Σ w over the rows whose label is known (not NaN); 0 where none is."""
-    weight_B = weight_B * ~label_B.isnan()
-    return (weight_B * (prediction_B - label_B.nan_to_num()) ** 2).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
+    return weighted_mean((prediction_B - label_B.nan_to_num()) ** 2, weight_B * ~label_B.isnan(), normaliser)
+
+
+def weighted_mean(loss_B: Tensor, weight_B: Tensor, normaliser: Callable[[Tensor], Tensor]) -> Tensor:
+    """Σ w·l / normaliser(w); 0 where no row weighs anything."""
+    return (weight_B * loss_B).sum() / normaliser(weight_B).clamp_min(torch.finfo(weight_B.dtype).tiny)

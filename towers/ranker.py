@@ -12,19 +12,13 @@ from torch import Tensor, nn
 
 from data.features import NUMBERS
 from towers.mixture import TaskTowers
+from towers.piecewise import Piecewise, Spread
 from towers.watch_time import WatchTime
 
 TASKS = ("click", "complete", "watch", "skip", "rating")
 HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
 UNWANTED = ("skip",)
 MANY = 256  # candidates of one query from which on their products are joined
-
-
-class Scale(NamedTuple):
-    """What standardises columns: their mean and their standard deviation."""
-
-    mean: Tensor
-    std: Tensor
 
 
 class Answers(NamedTuple):
@@ -40,15 +34,16 @@ class Ranker(nn.Module):
 
     The query's part of the first layer is computed once per request and added to every candidate's; query × candidate, element by element,
     is the first cross. `cross(width)` makes crosses of what that layer gives, `trunk(width, tasks)` what the towers read of it.
-    `number` and `profile` standardise. `value_weight` says how much each task counts in value; one without any label counts nothing.
+    `number` and `profile` say how their columns are spread, and are read with `ramps` each. `value_weight` says how much each task counts
+    in value; one without any label counts nothing.
 
     Raises:
         ValueError: a weight below 0 or of no task, or no weight above 0 for a task that has labels.
     """
 
     def __init__(
-        self, *, width: int, moment_sizes: tuple[int, ...], number: Scale, profile: Scale, answers: Answers, hidden: int, dropout: float,
-        tower: int, cross: Callable[..., nn.Module], trunk: Callable[..., nn.Module], value_weight: Mapping[str, float],
+        self, *, width: int, moment_sizes: tuple[int, ...], number: Spread, profile: Spread, answers: Answers, hidden: int, dropout: float,
+        ramps: int, tower: int, cross: Callable[..., nn.Module], trunk: Callable[..., nn.Module], value_weight: Mapping[str, float],
     ):  # fmt: skip
         super().__init__()
         self.many = MANY
@@ -57,10 +52,10 @@ class Ranker(nn.Module):
         for table in self.moment:
             nn.init.normal_(table.weight, std=0.02)
         self.query = nn.Linear(width, hidden, bias=False)
-        self.profile = nn.Linear(len(profile.mean), hidden, bias=False)
+        self.profile = Piecewise(profile, hidden, ramps=ramps)
         self.candidate = nn.Linear(width, hidden)
         self.product = nn.Linear(width, hidden, bias=False)
-        self.number = nn.Linear(len(number.mean), hidden, bias=False)
+        self.number = Piecewise(number, hidden, ramps=ramps)
         self.first = nn.Sequential(nn.GELU(), nn.Dropout(float(dropout)))
         self.cross = cross(hidden)
         self.trunk = trunk(hidden, len(TASKS))
@@ -72,7 +67,6 @@ class Ranker(nn.Module):
         self.watch_time = deepcopy(answers.watch_time)  # the data keep theirs where they are
         low, high = answers.rating_range
         for name, buffer in {
-            "number_mean": number.mean, "number_std": number.std, "profile_mean": profile.mean, "profile_std": profile.std,
             "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)), "rating_low": torch.tensor(float(low)),
             "rating_span": torch.tensor(float(high - low)), "value_T": value_share(value_weight, answers.known),
             "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
@@ -81,13 +75,12 @@ class Ranker(nn.Module):
 
     def logits(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, T), one per task, before calibration."""
-        user_BD = self.query(query) + self.profile((profile - self.profile_mean) / self.profile_std)
+        user_BD = self.query(query) + self.profile(profile)
         for column, table in enumerate(self.moment):
             user_BD = user_BD + table(moment[:, column])
-        number_BKX = (number - self.number_mean) / self.number_std
-        first_BKD = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number_BKX)
+        first_BKD = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number)
         told_NT = self.tower(self.trunk(self.cross(self.first(first_BKD).flatten(0, 1))))
-        return told_NT.view(number.shape[0], number.shape[1], told_NT.shape[1]) + self.skip(number_BKX)
+        return told_NT.view(number.shape[0], number.shape[1], told_NT.shape[1]) + self.skip(self.number.standard(number))
 
     def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
         """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query

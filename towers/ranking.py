@@ -60,7 +60,7 @@ class RankingTask(L.LightningModule):
     ):  # fmt: skip
         super().__init__()
         self.ranker = ranker(
-            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number=data.number_scale, profile=data.profile_scale,
+            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number=data.number_spread, profile=data.profile_spread,
             answers=data.answers,
         )  # fmt: skip
         self.logits = self.ranker.logits

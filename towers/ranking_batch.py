@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.features import MOMENT, NUMBERS, PROFILE
 from data.judgements import LABELS, Judgements
-from towers.ranker import TASKS, Answers, Scale
+from towers.ranker import TASKS, Answers
 from towers.watch_time import WatchTime
 
 logger = logging.getLogger(__name__)
@@ -63,11 +63,6 @@ class Features(NamedTuple):
     query_GD: Tensor
     profile_GU: Tensor
     number_GKX: Tensor
-
-
-def scale(column_NX: Tensor) -> Scale:
-    """What standardises columns; one that hardly varies is left at its mean."""
-    return Scale(column_NX.mean(0), column_NX.std(0, correction=0).clamp_min(1e-3))
 
 
 def answers_of(groups: Judgements, number_GKX: np.ndarray, watch_time: Callable[[np.ndarray, np.ndarray], WatchTime]) -> Answers:

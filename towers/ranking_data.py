@@ -22,8 +22,9 @@ from data.impressions import Rows, observed
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
+from towers.piecewise import Spread
 from towers.ranker import TASKS
-from towers.ranking_batch import Features, RankingBatch, answers_of, scale, targets
+from towers.ranking_batch import Features, RankingBatch, answers_of, targets
 from towers.saved import SavedRetrieval
 from towers.watch_time import WatchTime
 
@@ -83,8 +84,8 @@ class RankingData(L.LightningDataModule):
             )
         self._held: dict[int, RankingBatch] = {}
         told = self.features(self.fit_groups)
-        self.number_scale = scale(told.number_GKX[torch.as_tensor(self.fit_groups.there_GK)])
-        self.profile_scale = scale(told.profile_GU)
+        self.number_spread = Spread.of(told.number_GKX.numpy()[self.fit_groups.there_GK])
+        self.profile_spread = Spread.of(told.profile_GU.numpy())
         self.answers = answers_of(self.fit_groups, told.number_GKX.numpy(), watch_time)
         self.fit_batch = self.batch(self.fit_groups, told)
 

@@ -23,13 +23,12 @@ from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distin
 from towers.two_tower import prior
 
 
-def joint_weight_sum(weight_B: Tensor) -> Tensor:
-    """Σ w over every process, divided by their number.
+def joint(total: Tensor) -> Tensor:
+    """A sum over every process, divided by their number.
 
     Lightning averages gradients over processes. Each divides its weighted losses by this, so that the average is
-    Σ w·loss / Σ w of the joined batch.
+    Σ w·loss / Σ w (or / N) of the joined batch.
     """
-    total = weight_B.sum()
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
         total = total / torch.distributed.get_world_size()
@@ -69,7 +68,7 @@ class RetrievalTask(L.LightningModule):
         log, catalogue = data.log, data.log.catalogue
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
-        self.loss, self.dense_optimizer = loss, dense_optimizer
+        self.loss, self.normaliser, self.dense_optimizer = loss, data.normaliser, dense_optimizer
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -120,7 +119,7 @@ class RetrievalTask(L.LightningModule):
             log_q_M=self.negatives.log_q(candidates.row_M, prior_MP),
             weight_B=batch.weight_B,
             temperature=self.temperature,
-            weight_sum=joint_weight_sum(batch.weight_B),
+            weight_sum=joint(self.normaliser(batch.weight_B)),
         )
         self.epoch_loss += loss.detach()
         self.epoch_rows += len(batch.item_row_B)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from data.content import write_recipe
 from data.datamodule import RetrievalData
-from data.features import EVENT_CODES, NUMBERS, MomentVocabulary, Vocabulary
+from data.features import EVENT_CODES, NUMBERS, PROFILE, MomentVocabulary, Vocabulary
 from data.log import Log, hour_after, popularity_clocks
-from towers.ranker import HEADS
+from towers.ranker import HEADS, TASKS
 from towers.retrieval import RetrievalTask
 from towers.two_tower import prior
 
@@ -196,6 +196,19 @@ def read_meaning(folder: Path, kind: str) -> dict:
     return facts
 
 
+def read_ranking(folder: Path) -> dict:
+    """meaning.json of the folder of a ranker that is told and answers what this version knows.
+
+    Raises:
+        SavedModelError: as `read_meaning`, or it learned on other numbers or another profile, or answers by other heads.
+    """
+    facts = read_meaning(folder, "ranking")
+    for name, known in (("numbers", NUMBERS), ("profile", PROFILE), ("heads", HEADS)):
+        if facts.get(name) != list(known):
+            raise SavedModelError(f"{folder} has the {name} {facts.get(name)}, this version {list(known)}; train the ranker again")
+    return facts
+
+
 GOLDEN_ROWS, GOLDEN_CANDIDATES = 8, 32
 
 
@@ -219,16 +232,19 @@ def golden_towers(task: RetrievalTask, log: Log, rows: np.ndarray) -> dict[str, 
 
 @torch.no_grad()
 def golden_ranker(task, data) -> dict[str, np.ndarray]:
-    """Inputs of the ranker, and the answers of the module as it was trained."""
+    """Inputs of the ranker, profile and numbers spread as those it learned from, and the answers of the module as it was trained."""
     rng = np.random.default_rng(0)
     rows, sizes = data.model.row_IW, data.log.vocabulary.sizes
     query = torch.as_tensor(rng.standard_normal((GOLDEN_ROWS, data.model.width), np.float32) / np.float32(data.model.width**0.5))
     moment = torch.as_tensor(rng.integers(0, sizes, (GOLDEN_ROWS, len(sizes))))
     candidate = rows[torch.as_tensor(rng.integers(0, len(rows), (GOLDEN_ROWS, GOLDEN_CANDIDATES))), : data.model.width]
-    number = torch.as_tensor(rng.random((GOLDEN_ROWS, GOLDEN_CANDIDATES, len(NUMBERS)), np.float32))
-    value = task.ranker(query, moment, candidate, number)
-    names = ("query", "moment", "candidate", "number", "value__0")
-    return {f"ranker/{name}": tensor.numpy() for name, tensor in zip(names, (query, moment, candidate, number, value), strict=True)}
+    profile, number = (
+        scale.mean + scale.std * torch.as_tensor(rng.standard_normal((*shape, len(scale.mean)), np.float32))
+        for scale, shape in ((data.profile_scale, (GOLDEN_ROWS,)), (data.number_scale, (GOLDEN_ROWS, GOLDEN_CANDIDATES)))
+    )
+    told = {"query": query, "moment": moment, "profile": profile, "candidate": candidate, "number": number}
+    told["value__0"] = task.ranker(*told.values())
+    return {f"ranker/{name}": tensor.numpy() for name, tensor in told.items()}
 
 
 def save_ranker(task, data, folder: Path) -> None:
@@ -241,6 +257,8 @@ def save_ranker(task, data, folder: Path) -> None:
         "kind": "ranking",
         "heads": list(HEADS),
         "numbers": list(NUMBERS),
+        "profile": list(PROFILE),
+        "value_weight": dict(zip(TASKS, task.ranker.value_T.tolist(), strict=True)),
         "clock_half_life_days": data.half_life_days,
         "retrieval": str(data.model.folder.resolve()),
         "retrieval_rows": rows_digest(data.model.folder),

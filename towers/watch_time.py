@@ -27,10 +27,7 @@ class WatchTime(nn.Module):
 
         `log_duration_N` is 0 where the duration is unknown; a group without rows, and a log without watch times, has the quantiles of all.
         """
-        known_N = log_duration_N > 0
-        count = max(min(groups, int(known_N.sum()) // rows), 1)
-        cuts = np.quantile(log_duration_N[known_N], np.arange(1, count) / count) if known_N.any() else np.zeros(0)
-        edge_E = np.unique(np.concatenate([[np.finfo(np.float32).tiny], cuts]).astype(np.float32))
+        edge_E = _edges(log_duration_N[log_duration_N > 0], groups, rows)
         group_N = np.searchsorted(edge_E, log_duration_N.astype(np.float32), side="right")
         step_P = np.linspace(0, 1, points)
         pooled_P = np.quantile(second_N, step_P) if len(second_N) else step_P
@@ -41,7 +38,7 @@ class WatchTime(nn.Module):
 
     def group(self, log_duration: Tensor) -> Tensor:
         """Which group a duration is in, int64, any shape."""
-        return torch.bucketize(log_duration, self.edge_E, right=True)
+        return torch.bucketize(log_duration.contiguous(), self.edge_E, right=True)
 
     @torch.jit.unused
     def quantile(self, second_N: Tensor, log_duration_N: Tensor) -> Tensor:
@@ -69,3 +66,12 @@ class WatchTime(nn.Module):
         at = self.group(log_duration) * points + low
         second_F = self.second_GP.flatten()
         return torch.lerp(second_F[at], second_F[at + 1], place - low)
+
+
+def _edges(log_duration_N: np.ndarray, groups: int, rows: int) -> np.ndarray:
+    """Where known durations are cut: half way between two that stand side by side, nearest to equal shares; before all of them 0 ends."""
+    duration, count = np.unique(log_duration_N, return_counts=True)
+    share, between = count.cumsum()[:-1] / max(len(log_duration_N), 1), (duration[:-1] + duration[1:]) / 2
+    parts = max(min(groups, len(log_duration_N) // rows), 1)
+    cuts = {int(np.abs(share - part / parts).argmin()) for part in range(1, parts)} if len(share) else set()
+    return np.array([np.finfo(np.float32).tiny, *between[sorted(cuts)]], np.float32)

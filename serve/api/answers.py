@@ -29,7 +29,8 @@ class Refusal(BaseModel):
 
 
 class Shown(BaseModel):
-    """An item that is shown. `score` is a probability, null where no model was asked; `reason` a sentence that is true."""
+    """An item that is shown. `score` is the ranker's value of it, from 0 to 1, null where no model was asked; `reason` a sentence that is
+    true."""
 
     model_config = CLOSED
 
@@ -111,8 +112,16 @@ class Step(BaseModel):
     this_item: float | None
 
 
+HEADS = {"click": 0.31, "complete": 0.12, "watch_seconds": 840.0, "skip": 0.2, "rating": 3.9, "value": 0.42}
+
+
 class Explanation(BaseModel):
-    """Everything that decided about one item, as `serve.why.why` tells it; null where its way ended before."""
+    """Everything that decided about one item, as `serve.why.why` tells it; null where its way ended before.
+
+    `heads` is what the ranker expects of it: the probabilities of a `click`, of completion (`complete`) and of a `skip`, `watch_seconds`, a
+    `rating` in the log's own units, and `value`, from 0 to 1, which weighs them and is what the page is ordered by. `probability` is that
+    value again, null where a head is no number.
+    """
 
     model_config = CLOSED
 
@@ -123,7 +132,7 @@ class Explanation(BaseModel):
     sources: dict[str, int | str | None]
     filters: dict[str, bool] | None
     boosts: dict[str, float] | None
-    heads: dict[str, float | None]
+    heads: Annotated[dict[str, float | None], Field(examples=[HEADS])]
     probability: float | None
     worth: float | None
     rank: int | None

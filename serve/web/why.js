@@ -6,7 +6,7 @@ import { cross } from "./icons.js";
 import { trouble } from "./say.js";
 
 const SOURCES = { collaborative: "People like you", content: "Like what you watched, by what it is", trending: "Rising now", popular: "Popular now", editorial: "The editors", explore: "Seldom shown so far", because: "Near one thing you watched", similar: "Near this item", begun: "Begun, not finished" };
-const HEADS = { click: "opens it", complete: "finishes it", watch_seconds: "watches", like: "likes it", rating: "rates it" };
+const HEADS = { click: "opens it", complete: "finishes it", watch_seconds: "watches", skip: "skips it", rating: "rates it", value: "worth in all" };
 const SHOWN = 8;
 const percent = (value) => `${(100 * value).toFixed(Math.abs(value) < 0.0995 ? 1 : 0)} %`;
 const station = (state, title, body) => html`<li class="station ${state}"><h3>${title}</h3>${body}</li>`;
@@ -28,8 +28,8 @@ function ranker(told) {
   if (told.probability === null) return station("stopped", "The ranker gave it no number", nothing);
   const boosts = Object.entries(told.boosts ?? {}).filter(([, factor]) => factor !== 1);
   return station(told.rank ? "passed" : "unasked", told.rank ? `Ranked no. ${told.rank} by worth` : "What the ranker would say", html`
-    <p class="figures"><span><b>${percent(told.probability)}</b> that it is taken up</span>${boosts.map(([name, factor]) => html`<span><b>× ${factor.toFixed(2)}</b> boost: ${name}</span>`)}${told.worth !== null && boosts.length ? html`<span><b>${told.worth.toFixed(3)}</b> worth</span>` : nothing}</p>
-    <dl class="heads">${Object.entries(told.heads ?? {}).map(([name, value]) => html`<div><dt>${HEADS[name] ?? name}</dt><dd>${value === null ? "none" : name.endsWith("seconds") ? `${Math.round(value)} s` : percent(value)}</dd></div>`)}</dl>`);
+    <p class="figures"><span><b>${percent(told.probability)}</b> of all it could be worth</span>${boosts.map(([name, factor]) => html`<span><b>× ${factor.toFixed(2)}</b> boost: ${name}</span>`)}${told.worth !== null && boosts.length ? html`<span><b>${told.worth.toFixed(3)}</b> worth</span>` : nothing}</p>
+    <dl class="heads">${Object.entries(told.heads ?? {}).map(([name, value]) => html`<div><dt>${HEADS[name] ?? name}</dt><dd>${value === null ? "none" : name.endsWith("seconds") ? `${Math.round(value)} s` : name === "rating" ? value.toFixed(1) : percent(value)}</dd></div>`)}</dl>`);
 }
 
 function history(contributions) {
