@@ -15,8 +15,9 @@ from data.harvest import harvest
 from data.impressions import Observed, Rows, Shown, of_arms
 from data.once import once
 from data.propensity import PropensityError
-from data.regression_em import fit, lines, slopes
+from data.regression_em import fit
 from data.strata import by_belief, by_item
+from data.trust import fit_lines
 
 __all__ = [
     "Examination", "Curve", "certain", "given", "randomised", "harvested", "regression_em", "trust",
@@ -98,7 +99,7 @@ def regression_em_curve(observed: Observed, *, context: Context = everybody) -> 
     Raises:
         OverlapError: fewer than two positions with clicks.
     """
-    return curve_of(observed.shown, context, lambda shown: fit(shown, slopes))
+    return curve_of(observed.shown, context, fit)
 
 
 def regression_em(observed: Observed, rows: Rows, *, context: Context = everybody) -> Examination:
@@ -106,19 +107,22 @@ def regression_em(observed: Observed, rows: Rows, *, context: Context = everybod
     return regression_em_curve(observed, context=context).at(rows)
 
 
-def trust_curve(observed: Observed, *, context: Context = everybody) -> Curve:
-    """Slope and offset by regression-EM with trust bias: what stands high is clicked though it is not wanted (Agarwal et al., WWW 2019).
+def trust_curve(observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody) -> Curve:
+    """Slope and offset where the top is clicked for standing there (Agarwal et al., WWW 2019): `data.trust`, with the guess of
+    relevance of `data.regression_em`.
 
-    P(click | k) = θ_k ε⁺_k for what is wanted and θ_k ε⁻_k for what is not, so slope θ_k (ε⁺_k − ε⁻_k) and offset θ_k ε⁻_k, on a scale on
-    which they add up to 1 at the top. Clicks tell them only up to what relevance 0 and 1 are (Vardasbi et al., CIKM 2020): here the
-    least relevant hundredth of the impressions is taken to be wanted by nobody. Assumptions besides as of `regression_em_curve`.
+    Relevance is the chance of a click at the top, whose line is 1 · relevance + 0; offsets further down are against the top's, so negative
+    where the top is trusted more. Takes many more clicks than `harvested_curve`; assumptions as there, and that relevance varies among
+    alike impressions as other people's clicks tell.
 
     Raises:
-        OverlapError: fewer than two positions with clicks.
+        OverlapError: nothing is compared, or clicks do not vary with relevance.
     """
-    return curve_of(observed.shown, context, lambda shown: fit(shown, lines))
+    return curve_of(observed.shown, context, lambda shown: fit_lines(shown, strata(shown)))
 
 
-def trust(observed: Observed, rows: Rows, *, context: Context = everybody) -> Examination:
+def trust(
+    observed: Observed, rows: Rows, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody
+) -> Examination:
     """`trust_curve`, looked up."""
-    return trust_curve(observed, context=context).at(rows)
+    return trust_curve(observed, strata=strata, context=context).at(rows)

@@ -30,26 +30,26 @@ def harvest(shown: Shown, group_P: np.ndarray) -> Estimate:
     group_P = np.unique(group_P, return_inverse=True)[1]
     K, G = int(shown.position_P.max()), int(group_P.max()) + 1
     place_P, click_P = shown.position_P - 1, shown.clicked_P.astype(np.float64)
-    compared_K = _linked(_table(group_P, place_P, click_P, G, K), _table(group_P, place_P, np.ones(len(place_P)), G, K))
+    compared_K = linked(table(group_P, place_P, click_P, G, K), table(group_P, place_P, np.ones(len(place_P)), G, K))
     if compared_K.sum() < 2:
-        raise OverlapError(_no_overlap(shown))
+        raise OverlapError(no_overlap(shown))
     kept = np.flatnonzero(compared_K)
     here_P = compared_K[place_P]
     place_P, group_P, click_P, user_P = np.searchsorted(kept, place_P[here_P]), group_P[here_P], click_P[here_P], shown.user_row_P[here_P]
-    shown_GK = _table(group_P, place_P, np.ones(len(place_P)), G, len(kept))
-    click_GK = _table(group_P, place_P, click_P, G, len(kept))
-    log_slope_K = _solve(shown_GK, click_GK)
-    error_K = _errors(shown_GK, click_GK, log_slope_K, group_P, place_P, click_P, user_P)
+    shown_GK = table(group_P, place_P, np.ones(len(place_P)), G, len(kept))
+    click_GK = table(group_P, place_P, click_P, G, len(kept))
+    log_slope_K = solve(shown_GK, click_GK)
+    error_K = spread(shown_GK, click_GK, log_slope_K, group_P, place_P, click_P, user_P, np.ones(len(place_P)))
     slope, error = np.full(K, np.nan), np.full(K, np.nan)
     slope[kept], error[kept] = np.exp(log_slope_K), error_K
     return Estimate(slope, np.zeros(K), error, compared_K)
 
 
-def _table(row_P: np.ndarray, column_P: np.ndarray, value_P: np.ndarray, rows: int, columns: int) -> csr_array:
+def table(row_P: np.ndarray, column_P: np.ndarray, value_P: np.ndarray, rows: int, columns: int) -> csr_array:
     return csr_array((value_P, (row_P, column_P)), shape=(rows, columns))
 
 
-def _linked(click_GK: csr_array, shown_GK: csr_array) -> np.ndarray:
+def linked(click_GK: csr_array, shown_GK: csr_array) -> np.ndarray:
     """Which positions are compared: a click at k of a group that also stood at j says that k can outdo j."""
     beats_KK = (click_GK.T @ shown_GK) > 0
     _, label_K = connected_components(beats_KK, directed=True, connection="strong")
@@ -58,7 +58,7 @@ def _linked(click_GK: csr_array, shown_GK: csr_array) -> np.ndarray:
     return label_K == label_K[several[0]] if len(several) else np.zeros(len(label_K), bool)
 
 
-def _no_overlap(shown: Shown) -> str:
+def no_overlap(shown: Shown) -> str:
     seen = np.unique(shown.position_P)
     named = f"{', '.join(map(str, seen[:12]))}{' …' if len(seen) > 12 else ''}"
     return (
@@ -81,7 +81,7 @@ def _information(pi_GK: csr_array, total_G: np.ndarray) -> np.ndarray:
     return np.diag(weighed_GK.sum(0)) - (pi_GK.T @ weighed_GK).toarray()
 
 
-def _solve(shown_GK: csr_array, click_GK: csr_array) -> np.ndarray:
+def solve(shown_GK: csr_array, click_GK: csr_array) -> np.ndarray:
     """Newton on the concave conditional likelihood, log θ (K,), 0 at the first; steps of at most 1 keep it from overshooting."""
     click_K = click_GK.sum(0)
     log_slope_K = np.log(click_K / shown_GK.sum(0))
@@ -97,16 +97,16 @@ def _solve(shown_GK: csr_array, click_GK: csr_array) -> np.ndarray:
     raise OverlapError("the curve does not settle after 200 steps: positions are compared by a handful of clicks; take wider groups")
 
 
-def _errors(
+def spread(
     shown_GK: csr_array, click_GK: csr_array, log_slope_K: np.ndarray, group_P: np.ndarray, place_P: np.ndarray, click_P: np.ndarray,
-    user_P: np.ndarray,
+    user_P: np.ndarray, shown_P: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Sandwich errors of log θ (K,), each user's impressions being one draw (Liang & Zeger 1986)."""
+    """Sandwich errors of log θ (K,), each user's impressions being one draw (Liang & Zeger 1986); `shown_P` is what each counts for."""
     pi_GK, total_G, relevance_G = _expected(shown_GK, click_GK, log_slope_K)
     user_P = np.unique(user_P, return_inverse=True)[1]
     users, (groups, places) = int(user_P.max()) + 1, shown_GK.shape
-    residual_P = click_P - relevance_G[group_P] * np.exp(log_slope_K)[place_P]
-    score_UK = _table(user_P, place_P, residual_P, users, places) - _table(user_P, group_P, residual_P, users, groups) @ pi_GK
+    residual_P = click_P - shown_P * relevance_G[group_P] * np.exp(log_slope_K)[place_P]
+    score_UK = table(user_P, place_P, residual_P, users, places) - table(user_P, group_P, residual_P, users, groups) @ pi_GK
     score_UK = csr_array(score_UK)[:, 1:]
     bread = np.linalg.inv(_information(pi_GK, total_G)[1:, 1:])
     return np.concatenate([[0.0], np.sqrt(np.diag(bread @ (score_UK.T @ score_UK).toarray() @ bread))])
