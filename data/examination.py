@@ -89,6 +89,7 @@ def harvested(
     return harvested_curve(observed, strata=strata, context=context).at(rows)
 
 
+@once
 def regression_em_curve(observed: Observed, *, context: Context = everybody) -> Curve:
     """Examination by regression-EM (Wang et al., WSDM 2018; see `data.regression_em`).
 
@@ -106,6 +107,7 @@ def regression_em(observed: Observed, rows: Rows, *, context: Context = everybod
     return regression_em_curve(observed, context=context).at(rows)
 
 
+@once
 def trust_curve(observed: Observed, *, context: Context = everybody) -> Curve:
     """Slope and offset by regression-EM with trust bias: what stands high is clicked though it is not wanted (Agarwal et al., WWW 2019).
 
