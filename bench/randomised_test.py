@@ -4,9 +4,9 @@
 
 Each log is written as one CSV and read by the `tables` reader, as anybody's would be, under conf/experiment/randomised_test.yaml; the
 twins differ in `bias=` and in nothing else. The rating logs are `tests.worlds.chosen_and_random_ratings`: users chose what they rated, by
-popularity and by liking, and chance chose the test part. The click log has the same people and no ratings: what was met and liked was clicked.
-Figures: full ranking of the catalogue (NDCG@20, recall@20) for what was liked in the test part, and order within what each user judged
-there (GAUC, NDCG@5; a click log's test part shows what chance showed them, clicked or skipped). Differences are paired by seed.
+popularity and by liking, and chance chose the test part. The click log has the same people and no ratings: what was met and liked was
+clicked. Figures: full ranking of the catalogue (NDCG@20, recall@20) for what was liked in the test part, and order within what each user
+judged there (GAUC, NDCG@5; a click log's test part shows what chance showed them, clicked or skipped). Differences are paired by seed.
 """
 
 import argparse
