@@ -17,6 +17,7 @@ from torch import Tensor
 from data.examination import Examination
 from data.impressions import Observed, Rows
 from data.imputation import Imputation
+from data.overlap import Overlap, overlap
 from data.propensity import PropensityError, ips_weight
 
 
@@ -128,6 +129,17 @@ class Bias:
             PropensityError: an exposure that is no probability, by row.
         """
         return self._capped(self.chances(observed, rows).exposure_N)
+
+    def diagnosed(self, observed: Observed, rows: Rows) -> Overlap:
+        """What the weights of clicked rows leave of them; `at_floor` counts those that the cap cut, too.
+
+        Raises:
+            PropensityError: an exposure or a slope that is no probability, by row.
+        """
+        chances = self.chances(observed, rows)
+        propensity_N = chances.exposure_N * chances.expected_N
+        least = 1 / float(self._capped(propensity_N).max()) if len(propensity_N) else self.floor
+        return overlap(propensity_N, floor=least)
 
     def _capped(self, propensity_N: np.ndarray) -> np.ndarray:
         weight_N = ips_weight(propensity_N, floor=self.floor)

@@ -171,6 +171,12 @@ class RetrievalData(L.LightningDataModule):
         train_E = log.part_E < VALIDATION
         self.beside = beside(log, bias, self.observed).where(train_E).weighed(age_E) if bias.beside else None
 
+    def diagnostics(self) -> dict[str, float]:
+        """What the bias leaves of the training rows and of the validation targets (`data.overlap`), by name."""
+        rows = {"train": _rows(self.train_log, self.train_event), "val": _rows(self.log, target_events(self.log, VALIDATION))}
+        found = {part: self.bias.diagnosed(self.observed, of).numbers() for part, of in rows.items()}
+        return {f"{part}_{name}": value for part, numbers in found.items() for name, value in numbers.items()}
+
     def target_weight(self, part: int) -> np.ndarray:
         """What each target of `questions(part)` weighs by the bias of training, float32 (T,): what a model is chosen by is as biased as
         what it learns from. Of the log, the estimators know the training part alone."""

@@ -90,6 +90,7 @@ def harvested(
     return harvested_curve(observed, strata=strata, context=context).at(rows)
 
 
+@once
 def regression_em_curve(observed: Observed, *, context: Context = everybody) -> Curve:
     """Examination by regression-EM (Wang et al., WSDM 2018; see `data.regression_em`).
 
@@ -107,6 +108,7 @@ def regression_em(observed: Observed, rows: Rows, *, context: Context = everybod
     return regression_em_curve(observed, context=context).at(rows)
 
 
+@once
 def trust_curve(observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody) -> Curve:
     """Slope and offset where the top is clicked for standing there (Agarwal et al., WWW 2019): `data.trust`, with the guess of
     relevance of `data.regression_em`.

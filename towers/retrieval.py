@@ -3,6 +3,7 @@
 Shapes: B rows · L history length · D width · M distinct candidates · R distinct items · I catalogue · Q queries.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,6 +23,8 @@ from towers.negatives import Candidates, distinct
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
 from towers.two_tower import prior
 from towers.unbiased import judged, weighted_means
+
+logger = logging.getLogger(__name__)
 
 
 def joint(total: Tensor) -> Tensor:
@@ -103,10 +106,16 @@ class RetrievalTask(L.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """The clocks of the training part, where the model now is; and negatives that know how many batches are joined."""
+        """The clocks of the training part, where the model now is; what the bias leaves of it; and negatives that know how many batches
+        are joined."""
         self.clocks = self.clocks_of(self.train_log)
+        data: RetrievalData = self.trainer.datamodule
+        left = {f"bias/{name}": value for name, value in data.diagnostics().items()}
+        logger.info("%s", ", ".join(f"{name} {value:,.4g}" for name, value in left.items()))
+        for lab_book in self.trainer.loggers:
+            lab_book.log_metrics(left, step=0)
         if self.trainer.world_size > 1:
-            self.negatives = self.make_negatives(batch_size=self.trainer.datamodule.batch_size * self.trainer.world_size)
+            self.negatives = self.make_negatives(batch_size=data.batch_size * self.trainer.world_size)
 
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
