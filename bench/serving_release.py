@@ -29,6 +29,7 @@ from serve.triton import PYTHON, add_version
 from towers.cross import CrossNetwork
 from towers.encoders import AttentionEncoder, MeanEncoder
 from towers.mixture import SharedTrunk
+from towers.network import Additive, Body
 from towers.piecewise import POINTS, Spread
 from towers.ranker import HEADS, TASKS, Answers, Ranker
 from towers.two_tower import ItemTower, UnitNorm, UserTower
@@ -216,16 +217,17 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
         for mean, std in ((NUMBER_MEAN, NUMBER_STD), (PROFILE_MEAN, PROFILE_STD))
     )
     watch_time = WatchTime(torch.linspace(4, 9, 19), torch.linspace(0, 5_000, 101).expand(20, -1))
+    cross, trunk = partial(CrossNetwork, layers=1, rank=32), partial(SharedTrunk, hidden=48, dropout=0.2)
+    body = partial(Body, hidden=96, dropout=0.2, tower=16, cross=cross, trunk=trunk)
     ranker = Ranker(
-        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, hidden=world.hidden, dropout=0.2, ramps=16, tower=16,
-        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), cross=partial(CrossNetwork, layers=2, rank=32),
-        trunk=partial(SharedTrunk, hidden=world.hidden // 2, dropout=0.2), value_weight={"click": 1.0},
+        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, network=partial(Additive, ramps=8, body=body),
+        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():
         user.mix[-1].weight.mul_(0.1)  # a taste close to the state: queries lie where items do
         user.mix[-1].bias.zero_()
         ranker.skip.weight[TASKS.index("click"), NUMBERS.index("dot")] = 3.0
-        ranker.tower.last_bias[TASKS.index("click")] = -math.log(19)
+        ranker.network.of_item.tower.last_bias[TASKS.index("click")] = -math.log(19)
     return user.eval(), item.eval(), ranker.eval()
 
 

@@ -10,6 +10,7 @@ from data.judgements import LABELS
 from towers.averaging import growing, moving_average
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import RankingBatch, corrected, feature_matrix
+from towers.ranking_data import held_out
 from towers.ranking_figures import graded_ndcg, judged, xauc
 
 NAN = float("nan")
@@ -74,6 +75,15 @@ def test_graded_ndcg_by_hand():
     assert graded_ndcg(score, gain).tolist() == pytest.approx([(1 + 3 * second) / (3 + second), 1])
 
 
+def test_a_tenth_is_held_out_of_the_last_part_alone():
+    one = held_out(np.ones(40, int), np.ones(40, bool))
+    assert np.flatnonzero(one).tolist() == [0, 10, 20, 30]
+    part_G, learn_G = np.array([0] * 60 + [1] * 40 + [2] * 9), np.array([True] * 100 + [False] * 9)
+    assert np.flatnonzero(held_out(part_G, learn_G)).tolist() == list(range(60, 100, 4))
+    few = held_out(np.array([0] * 90 + [1] * 10), np.ones(100, bool))
+    assert np.flatnonzero(few).tolist() == [90, 92, 94, 96, 98]
+
+
 def batch(groups=40, items=5) -> RankingBatch:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
@@ -83,7 +93,7 @@ def batch(groups=40, items=5) -> RankingBatch:
     label = torch.cat([label, torch.full((groups, items, 1), NAN)], dim=2)
     weight = there[..., None] * torch.ones(5)
     return RankingBatch(
-        draw(groups, 3), torch.zeros(groups, len(MOMENT), dtype=torch.int64), draw(groups, 2 + len(PROFILE)),
+        torch.arange(groups) // 2, draw(groups, 3), torch.zeros(groups, len(MOMENT), dtype=torch.int64), draw(groups, 2 + len(PROFILE)),
         torch.randint(7, (groups, items), generator=generator), draw(groups, items, len(NUMBERS)), there, label, label.clone(), weight,
     )  # fmt: skip
 
@@ -95,7 +105,7 @@ def test_a_perfect_ranker_is_judged_as_one_and_what_cannot_be_judged_is_left_out
     answer = torch.cat([label, label[..., :1]], dim=2)
     answer[..., [0, 1, 3]] = answer[..., [0, 1, 3]].clamp(1e-6, 1 - 1e-6)
     figures = judged(logit, answer, known, known.label_BKY[..., 0])
-    for name in ("click_auc", "click_gauc", "complete_auc", "watch_xauc", "value_ndcg", "click_ndcg"):
+    for name in ("click_auc", "click_gauc", "click_user_gauc", "complete_auc", "watch_xauc", "value_ndcg", "click_ndcg"):
         assert figures[name] == pytest.approx(1)
     assert figures["watch_mae_seconds"] == 0 and figures["click_calibration_error"] == pytest.approx(0, abs=1e-5)
     assert "skip_auc" not in figures and "rating_rmse" not in figures

@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor, nn
 
-from data.features import PackedHistory, candidate_numbers, profile
+from data.features import NUMBERS, PackedHistory, candidate_numbers, profile
 from data.log import Log
 from data.split import TEST, VALIDATION
 from towers.calibration import platt
@@ -23,7 +23,7 @@ from towers.metrics import bootstrap_difference
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import DURATION, RankingBatch, targets
 from towers.ranking_data import RankingData, ask, history_at
-from towers.ranking_figures import judged
+from towers.ranking_figures import beside_retrieval, judged
 from towers.retrieval import joint
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class RankingTask(L.LightningModule):
         """Figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
         data: RankingData = self.trainer.datamodule
         batch = data.held(part, self.device)
-        figures = self.judge(batch) if len(batch.query_BD) else {}
+        figures = self.judge(batch) | self.beside_retrieval(batch) if len(batch.query_BD) else {}
         if len(data.asked.user_row_Q):
             reranked, alone = self.two_stages(data, self.by_ranker(data)), self.two_stages(data, by_dot)
             self.rankings["test"] = reranked
@@ -157,9 +157,17 @@ class RankingTask(L.LightningModule):
     def judge(self, batch: RankingBatch) -> dict[str, float]:
         """Figures of every head, and of value against what each item turned out to be worth."""
         logit_BKT = self.predict(batch)
-        answer_BKH = self.ranker.answer(logit_BKT, batch.number_BKX)
-        place_BKT = targets(batch.label_BKY, batch.number_BKX[..., DURATION].contiguous(), self.answers)
-        return judged(logit_BKT, answer_BKH, batch, self.ranker.worth(place_BKT))
+        return judged(logit_BKT, self.ranker.answer(logit_BKT, batch.number_BKX), batch, self.worth(batch))
+
+    @torch.no_grad()
+    def beside_retrieval(self, batch: RankingBatch) -> dict[str, float]:
+        """Value's order of what was shown against retrieval's own."""
+        value_BK = self.ranker.answer(self.predict(batch), batch.number_BKX)[..., HEADS.index("value")]
+        return beside_retrieval(value_BK, batch.number_BKX[..., NUMBERS.index("dot")], batch, self.worth(batch))
+
+    def worth(self, batch: RankingBatch) -> Tensor:
+        """What each item turned out to be worth, (B, K), as the log tells it: nothing is undone."""
+        return self.ranker.worth(targets(batch.label_BKY, batch.number_BKX[..., DURATION].contiguous(), self.answers))
 
     def by_ranker(self, data: RankingData) -> Order:
         """The order, by value, of what was proposed for the test questions."""

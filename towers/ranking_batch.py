@@ -24,12 +24,14 @@ DURATION = NUMBERS.index("log_duration_seconds")
 
 
 class RankingBatch(NamedTuple):
-    """B groups: query (B, D), moment (B, C), profile (B, U), item rows (B, K), numbers (B, K, X), which of the K are there, labels
-    (B, K, Y) as `data.judgements.LABELS` and in its units, and of each task what is learned and how much it weighs (B, K, T).
+    """B groups: user (B, a row of the log), query (B, D), moment (B, C), profile (B, U), item rows (B, K), numbers (B, K, X), which of the
+    K are there, labels (B, K, Y) as `data.judgements.LABELS` and in its units, and of each task what is learned and how much it weighs
+    (B, K, T).
 
     Labels and targets are NaN where unknown. Where nothing is there, nothing weighs.
     """
 
+    user_row_B: Tensor
     query_BD: Tensor
     moment_BC: Tensor
     profile_BU: Tensor

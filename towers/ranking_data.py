@@ -47,12 +47,20 @@ def ask(model: SavedRetrieval, history: PackedHistory, moment_GC: np.ndarray, *,
     return torch.cat(answers) if answers else torch.zeros(0, model.width)
 
 
+def held_out(part_G: np.ndarray, learn_G: np.ndarray) -> np.ndarray:
+    """Which of the groups to learn from are kept aside, bool (G,): of the last part among them, which is nearest to the test and which
+    retrieval learned least from, as many as a tenth of all, but at most every other."""
+    last_G = learn_G & (part_G == part_G[learn_G].max(initial=0))
+    step = max(round(10 * last_G.sum() / max(learn_G.sum(), 1)), 2)
+    return last_G & ((last_G.cumsum() - 1) % step == 0)
+
+
 class RankingData(L.LightningDataModule):
     """Groups to rank, from impressions where there are any, else from liked events beside retrieved negatives.
 
-    Trains on `parts` of the split (by default the validation part, which retrieval did not learn from), holding out every tenth group to
-    choose by; tests on the test part. `depth` is how many candidates retrieval proposes. `watch_time(second_N, log_duration_N)` makes the
-    quantile functions of watch time from the rows to learn from.
+    Trains on `parts` of the split (by default the validation part, which retrieval did not learn from), holding out some to choose and to
+    calibrate by (`held_out`); tests on the test part. `depth` is how many candidates retrieval proposes.
+    `watch_time(second_N, log_duration_N)` makes the quantile functions of watch time from the rows to learn from.
     """
 
     def __init__(
@@ -74,7 +82,7 @@ class RankingData(L.LightningDataModule):
         self.groups = groups
         self.observed = observed(log, before=TEST)
         learn_G = np.isin(groups.part_G, parts)
-        held_G = learn_G & (np.arange(len(learn_G)) % 10 == 0)
+        held_G = held_out(groups.part_G, learn_G)
         self.fit_groups, self.choose_groups = groups.where(learn_G & ~held_G), groups.where(held_G)
         self.test_groups = groups.where(groups.part_G == TEST)
         if not len(self.fit_groups.now_G):
@@ -154,9 +162,9 @@ class RankingData(L.LightningDataModule):
             imputed_N = torch.as_tensor(self.bias.imputation(number_NX, place_NT[:, 0].numpy(), *slope_offset, weight_N, group_N))
         target_GKT, weight_GKT = torch.full((*there.shape, len(TASKS)), torch.nan), torch.zeros(*there.shape, len(TASKS))
         target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, floor=self.bias.floor)
-        moment_GC, item_row_GK = torch.as_tensor(groups.moment_GC), torch.as_tensor(groups.item_row_GK)
+        user_row_G, moment_GC, item_row_GK = (torch.as_tensor(array) for array in (groups.user_row_G, groups.moment_GC, groups.item_row_GK))
         return RankingBatch(
-            told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT
+            user_row_G, told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT
         )
 
     def train_dataloader(self) -> Batches:
