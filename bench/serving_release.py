@@ -29,7 +29,9 @@ from serve.triton import PYTHON, add_version
 from towers.cross import CrossNetwork
 from towers.encoders import AttentionEncoder, MeanEncoder
 from towers.mixture import SharedTrunk
-from towers.ranker import HEADS, TASKS, Answers, Ranker, Scale
+from towers.network import Additive, Body
+from towers.piecewise import POINTS, Spread
+from towers.ranker import HEADS, TASKS, Answers, Ranker
 from towers.two_tower import ItemTower, UnitNorm, UserTower
 from towers.watch_time import WatchTime
 
@@ -211,19 +213,21 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
     user = UserTower(**tower, moment_sizes=MOMENT_SIZES, users=0, encoder=ENCODERS[world.encoder])
     item = ItemTower(**tower, features=FEATURES, id_dropout=0.1, content_std=0.05)
     number, profile = (
-        Scale(torch.tensor(mean), torch.tensor(std)) for mean, std in ((NUMBER_MEAN, NUMBER_STD), (PROFILE_MEAN, PROFILE_STD))
+        Spread.of(np.add(mean, np.multiply(std, np.linspace(-2, 2, POINTS)[:, None])))
+        for mean, std in ((NUMBER_MEAN, NUMBER_STD), (PROFILE_MEAN, PROFILE_STD))
     )
     watch_time = WatchTime(torch.linspace(4, 9, 19), torch.linspace(0, 5_000, 101).expand(20, -1))
+    cross, trunk = partial(CrossNetwork, layers=1, rank=32), partial(SharedTrunk, hidden=48, dropout=0.2)
+    body = partial(Body, hidden=96, dropout=0.2, tower=16, cross=cross, trunk=trunk)
     ranker = Ranker(
-        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, hidden=world.hidden, dropout=0.2, tower=16,
-        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), cross=partial(CrossNetwork, layers=2, rank=32),
-        trunk=partial(SharedTrunk, hidden=world.hidden // 2, dropout=0.2), value_weight={"click": 1.0},
+        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, network=partial(Additive, ramps=8, body=body),
+        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():
         user.mix[-1].weight.mul_(0.1)  # a taste close to the state: queries lie where items do
         user.mix[-1].bias.zero_()
         ranker.skip.weight[TASKS.index("click"), NUMBERS.index("dot")] = 3.0
-        ranker.tower.last_bias[TASKS.index("click")] = -math.log(19)
+        ranker.network.of_item.tower.last_bias[TASKS.index("click")] = -math.log(19)
     return user.eval(), item.eval(), ranker.eval()
 
 

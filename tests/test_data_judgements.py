@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from data.impressions import events_before
-from data.judgements import retrieved, shown
+from data.judgements import LABELS, retrieved, shown
 from data.log import read_log
 from data.split import TEST, TRAIN, VALIDATION, by_time, leave_last_out
 from tests.logs import small, tables
@@ -18,6 +18,22 @@ def test_every_impression_stands_in_its_slate_in_order():
     assert [log.catalogue.item_ids[row] for row in groups.item_row_GK[groups.there_GK][:200]] == order["item_id"].to_list()[:200]
     np.testing.assert_array_equal(groups.label_GKY[groups.there_GK][:, 0], order["clicked"].cast(pl.Float32).to_numpy())
     assert np.isnan(groups.label_GKY[~groups.there_GK]).all()
+    np.testing.assert_array_equal(groups.label_GKY[groups.there_GK][:, LABELS.index("skip")], order["skipped"].cast(pl.Float32).to_numpy())
+
+
+def test_a_rating_belongs_to_the_impression_that_brought_it():
+    _, log = small()
+    groups, tables = shown(log), log.split.tables
+    order = tables.impressions.sort("request_id", "position")
+    rated = dict(
+        tables.events.filter(pl.col("event_type") == "rate")
+        .sort("timestamp")
+        .select(pl.concat_str("request_id", "item_id"), "rating")
+        .rows()
+    )
+    expected = [rated.get(key, float("nan")) for key in order.select(pl.concat_str("request_id", "item_id")).to_series()]
+    assert len(rated) > 100
+    np.testing.assert_array_equal(groups.label_GKY[groups.there_GK][:, LABELS.index("rating")], np.array(expected, np.float32))
 
 
 def test_a_slate_sees_only_what_was_before_it_and_its_part_is_its_time():
@@ -52,6 +68,14 @@ def test_negatives_are_proposals_the_user_had_not_touched_by_the_end_of_that_par
     assert [sorted(group[1:]) for group in names] == [["c", "d", "e", "f"], ["a", "b", "c", "f"]]  # c and f are tests: nobody knows yet
     assert groups.label_GKY[0, :, 0][groups.there_GK[0]].tolist() == [1, 0, 0, 0, 0]
     assert np.isnan(groups.label_GKY[..., 1:]).all()
+
+
+def test_a_liked_event_brings_its_rating_along():
+    rows = [("u", item, "rate", at, stars) for at, (item, stars) in enumerate(zip("abc", (3.0, 4.5, 5.0), strict=True))]
+    log = read_log(leave_last_out(tables([*rows, *(("v", item, "click", at) for at, item in enumerate("def"))])))
+    proposal = np.arange(6)[None].repeat(len(event := log.liked(VALIDATION)), 0)
+    rating = retrieved(log, proposal, event, negatives=2, seed=0).label_GKY[..., LABELS.index("rating")]
+    assert rating[0, 0] == 4.5 and np.isnan(rating[0, 1:]).all() and np.isnan(rating[1]).all()
 
 
 def test_what_retrieval_did_not_propose_makes_no_group():

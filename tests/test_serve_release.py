@@ -230,6 +230,18 @@ def test_a_manifest_that_lacks_something_or_lists_too_much_is_refused(copied):
             Release.open(copied)
 
 
+def test_a_release_of_before_the_ranker_was_told_of_tags_is_refused_with_what_to_do(copied):
+    seal(copied, KEYS)
+    told = json.loads((copied / MANIFEST).read_bytes())
+    old = {"numbers": ["dot", "genre_match", "log_popularity"], "heads": ["click", "complete"], "relevance_head": 0}
+    other = {name: value for name, value in told.items() if name not in ("checksum", "profile")} | old
+    (copied / MANIFEST).write_text(json.dumps(other | {"checksum": seals._digest(other)}))
+    with pytest.raises(
+        ReleaseError, match=r"made for the numbers \['dot', .*'tag_match'.*; train its ranker again and export it, or go back by"
+    ):
+        Release.open(copied)
+
+
 def test_files_that_do_not_go_together_are_refused(copied):
     seal(copied, KEYS | {"item_count": 49})
     with pytest.raises(ReleaseError, match=r"catalogue.parquet does not go with 49 items"):

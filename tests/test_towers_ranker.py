@@ -10,13 +10,19 @@ from data.features import NUMBERS
 from towers.calibration import LEAST_SLOPE, platt
 from towers.cross import CrossNetwork
 from towers.mixture import MixtureOfExperts, SharedTrunk
+from towers.network import Additive, Body, Joint
 from towers.piecewise import Piecewise, Spread
 from towers.ranker import HEADS, TASKS, Answers, Ranker
 from towers.watch_time import WatchTime
 
 X, U = len(NUMBERS), 5
 WEIGHT = {"click": 1.0, "complete": 0.5, "watch": 0.5, "skip": 0.3, "rating": 0.2}
+TRUNK = partial(SharedTrunk, hidden=4, dropout=0.1)
 MIXTURE = partial(MixtureOfExperts, hidden=4, dropout=0.1, experts=3)
+
+
+def network(kind, *, cross=partial(CrossNetwork, layers=2, rank=3), trunk=TRUNK):  # noqa: B008 - a partial is no call
+    return partial(kind, ramps=4, body=partial(Body, hidden=8, dropout=0.1, tower=3, cross=cross, trunk=trunk))
 
 
 def untrained(**parts) -> Ranker:
@@ -24,8 +30,7 @@ def untrained(**parts) -> Ranker:
     watch_time = WatchTime.fit(rng.exponential(600, 400), rng.random(400) * 8, groups=3, points=11, rows=20)
     plain = {
         "width": 6, "moment_sizes": (24, 7), "number": Spread.of(rng.normal(3, 2, (200, X))), "profile": Spread.of(rng.random((200, U))),
-        "answers": Answers(watch_time, (1.0, 5.0), (True,) * 5), "hidden": 8, "dropout": 0.1, "ramps": 4, "tower": 3,
-        "cross": partial(CrossNetwork, layers=2, rank=3), "trunk": partial(SharedTrunk, hidden=4, dropout=0.1), "value_weight": WEIGHT,
+        "answers": Answers(watch_time, (1.0, 5.0), (True,) * 5), "network": network(Joint), "value_weight": WEIGHT,
     }  # fmt: skip
     torch.manual_seed(0)
     return Ranker(**plain | parts).eval()
@@ -53,28 +58,29 @@ def test_answers_are_probabilities_seconds_and_ratings():
     assert (answer["watch_seconds"] >= 0).all() and ((answer["rating"] >= 1) & (answer["rating"] <= 5)).all()
 
 
-@pytest.mark.parametrize("trunk", [partial(SharedTrunk, hidden=4, dropout=0.1), MIXTURE])
-def test_the_order_of_candidates_and_who_else_stands_there_do_not_matter(trunk):
+@pytest.mark.parametrize("made", [network(Joint), network(Joint, trunk=MIXTURE), network(Additive)])
+def test_the_order_of_candidates_and_who_else_stands_there_do_not_matter(made):
     query, moment, profile, candidate, number = question()
     order = torch.tensor([3, 1, 4, 0, 2])
-    model = ranker(trunk=trunk)
+    model = ranker(network=made)
     all_of_them = model(query, moment, profile, candidate, number)
-    torch.testing.assert_close(model(query, moment, profile, candidate[:, order], number[:, order]), all_of_them[:, order])
-    torch.testing.assert_close(model(query, moment, profile, candidate[:, :2], number[:, :2]), all_of_them[:, :2])
+    turned, two = model(query, moment, profile, candidate[:, order], number[:, order]), candidate[:, :2]
+    torch.testing.assert_close(turned, all_of_them[:, order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(query, moment, profile, two, number[:, :2]), all_of_them[:, :2], rtol=1e-5, atol=1e-5)
 
 
 def test_many_candidates_are_answered_as_few_are():
     model, asked = ranker(), question()
     few = model(*asked)
-    model.many = 1
-    torch.testing.assert_close(model(*asked), few)
+    model.network.many = 1
+    torch.testing.assert_close(model(*asked), few, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "parts", [{}, {"cross": partial(CrossNetwork, layers=1)}, {"cross": lambda width: torch.nn.Identity()}, {"trunk": MIXTURE}]
+    "made", [network(Joint), network(Additive, cross=partial(CrossNetwork, layers=1)), network(Additive, trunk=MIXTURE)]
 )
-def test_scripted_answers_the_same(parts):
-    model = ranker(**parts)
+def test_scripted_answers_the_same(made):
+    model = ranker(network=made)
     torch.testing.assert_close(torch.jit.script(model)(*question()), model(*question()))
 
 
@@ -85,6 +91,18 @@ def test_an_untrained_ranker_orders_as_retrieval_did():
     for head in ("click", "value"):
         answer = model(query, moment, profile, candidate, number)[0, :, HEADS.index(head)]
         assert torch.corrcoef(torch.stack([torch.logit(answer), number[0, :, NUMBERS.index("dot")]]))[0, 1] > 0.97
+
+
+def test_user_and_item_apart_add_up():
+    """Whatever the candidate, another query changes a logit by the same where the numbers are the same: they meet in the numbers alone."""
+    model, (query, moment, profile, candidate, number) = ranker(network=network(Additive)), question(2, 4)
+    number[:] = number[:1, :1]
+    moment[:] = moment[:1]
+    logit = model.logits(query, moment, profile, candidate[:1].expand(2, -1, -1), number)
+    change = logit[1] - logit[0]
+    torch.testing.assert_close(change, change[:1].expand(4, -1), rtol=1e-4, atol=1e-4)
+    crossed = ranker().logits(query, moment, profile, candidate[:1].expand(2, -1, -1), number)
+    assert ((crossed[1] - crossed[0]).std(0) > 1e-3).all()
 
 
 def test_a_cross_layer_by_hand():

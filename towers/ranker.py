@@ -1,6 +1,6 @@
-"""The ranker: one trunk with crosses, a tower for each thing worth predicting, and one value made of them.
+"""The ranker: a network with a tower for each thing worth predicting, and one value made of them.
 
-Shapes: B requests · K candidates · N = B·K · D width · C moment columns · U profile columns · X numbers · T tasks · H heads: tasks, value.
+Shapes: B requests · K candidates · D width · C moment columns · U profile columns · X numbers · T tasks · H heads: tasks, value.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from data.features import NUMBERS
-from towers.mixture import TaskTowers
-from towers.piecewise import Piecewise, Spread
+from towers.piecewise import Spread
 from towers.watch_time import WatchTime
 
 TASKS = ("click", "complete", "watch", "skip", "rating")
 HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
 UNWANTED = ("skip",)
-MANY = 256  # candidates of one query from which on their products are joined
 
 
 class Answers(NamedTuple):
@@ -32,34 +30,21 @@ class Answers(NamedTuple):
 class Ranker(nn.Module):
     """Query, moment, profile, candidate rows and their numbers to one value per candidate and head.
 
-    The query's part of the first layer is computed once per request and added to every candidate's; query × candidate, element by element,
-    is the first cross. `cross(width)` makes crosses of what that layer gives, `trunk(width, tasks)` what the towers read of it.
-    `number` and `profile` say how their columns are spread, and are read with `ramps` each. `value_weight` says how much each task counts
-    in value; one without any label counts nothing.
+    `network` (`towers.network`) makes what gives the logits; to these is added a line of the standardised numbers, which begins as
+    retrieval's dot product. `number` and `profile` say how their columns are spread. `value_weight` says how much each task counts in
+    value; one without any label counts nothing.
 
     Raises:
         ValueError: a weight below 0 or of no task, or no weight above 0 for a task that has labels.
     """
 
     def __init__(
-        self, *, width: int, moment_sizes: tuple[int, ...], number: Spread, profile: Spread, answers: Answers, hidden: int, dropout: float,
-        ramps: int, tower: int, cross: Callable[..., nn.Module], trunk: Callable[..., nn.Module], value_weight: Mapping[str, float],
+        self, *, width: int, moment_sizes: tuple[int, ...], number: Spread, profile: Spread, answers: Answers,
+        network: Callable[..., nn.Module], value_weight: Mapping[str, float],
     ):  # fmt: skip
         super().__init__()
-        self.many = MANY
         self.duration = NUMBERS.index("log_duration_seconds")
-        self.moment = nn.ModuleList(nn.Embedding(size, hidden) for size in moment_sizes)
-        for table in self.moment:
-            nn.init.normal_(table.weight, std=0.02)
-        self.query = nn.Linear(width, hidden, bias=False)
-        self.profile = Piecewise(profile, hidden, ramps=ramps)
-        self.candidate = nn.Linear(width, hidden)
-        self.product = nn.Linear(width, hidden, bias=False)
-        self.number = Piecewise(number, hidden, ramps=ramps)
-        self.first = nn.Sequential(nn.GELU(), nn.Dropout(float(dropout)))
-        self.cross = cross(hidden)
-        self.trunk = trunk(hidden, len(TASKS))
-        self.tower = TaskTowers(self.trunk.width, len(TASKS), hidden=tower)
+        self.network = network(width=width, moment_sizes=moment_sizes, number=number, profile=profile, tasks=len(TASKS))
         self.skip = nn.Linear(len(number.mean), len(TASKS), bias=False)
         nn.init.zeros_(self.skip.weight)
         for task in ("click", "complete", "watch"):  # they begin as retrieval's order, and must learn to depart from it
@@ -67,28 +52,16 @@ class Ranker(nn.Module):
         self.watch_time = deepcopy(answers.watch_time)  # the data keep theirs where they are
         low, high = answers.rating_range
         for name, buffer in {
-            "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)), "rating_low": torch.tensor(float(low)),
-            "rating_span": torch.tensor(float(high - low)), "value_T": value_share(value_weight, answers.known),
-            "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
+            "number_mean": number.mean, "number_std": number.std, "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)),
+            "rating_low": torch.tensor(float(low)), "rating_span": torch.tensor(float(high - low)),
+            "value_T": value_share(value_weight, answers.known), "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
         }.items():  # fmt: skip
             self.register_buffer(name, buffer.clone())
 
     def logits(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, T), one per task, before calibration."""
-        user_BD = self.query(query) + self.profile(profile)
-        for column, table in enumerate(self.moment):
-            user_BD = user_BD + table(moment[:, column])
-        first_BKD = user_BD.unsqueeze(1) + self.crossed(query, candidate.to(query.dtype)) + self.number(number)
-        told_NT = self.tower(self.trunk(self.cross(self.first(first_BKD).flatten(0, 1))))
-        return told_NT.view(number.shape[0], number.shape[1], told_NT.shape[1]) + self.skip(self.number.standard(number))
-
-    def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
-        """A·c + X·(c ⊙ q), (B, K, hidden), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query
-        has so many candidates that making A + X · diag q costs less than the second."""
-        if candidate_BKD.shape[1] < self.many:
-            return self.candidate(candidate_BKD) + self.product(candidate_BKD * query.unsqueeze(1))
-        weight_BHD = self.candidate.weight + self.product.weight * query.unsqueeze(1)
-        return torch.baddbmm(self.candidate.bias, candidate_BKD, weight_BHD.transpose(1, 2))
+        told_BKT = self.network(query, moment, profile, candidate.to(query.dtype), number)
+        return told_BKT + self.skip((number - self.number_mean) / self.number_std)
 
     def calibrated(self, logit_BKT: Tensor) -> Tensor:
         """(B, K, T) in [0, 1]: σ(slope · logit + shift) of each task, slope above 0 (Platt 1999). Watch is a place among the watch times of

@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor, nn
 
-from data.features import PackedHistory, candidate_numbers, profile
+from data.features import NUMBERS, PackedHistory, candidate_numbers, profile
 from data.log import Log
 from data.split import TEST, VALIDATION
 from towers.calibration import platt
@@ -21,9 +21,10 @@ from towers.evaluation import ItemLists, Ranking, beside_popularity, per_user, r
 from towers.losses import weighted_bce
 from towers.metrics import bootstrap_difference
 from towers.ranker import HEADS, TASKS
-from towers.ranking_batch import RankingBatch
+from towers.ranking_batch import DURATION, RankingBatch, targets
 from towers.ranking_data import RankingData, ask, history_at
-from towers.ranking_figures import judged
+from towers.ranking_figures import beside_retrieval, judged
+from towers.retrieval import joint
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ class RankingTask(L.LightningModule):
     """Trains a ranker on groups. `ranker(width, moment_sizes, number, profile, answers)` makes it, `optimizer(params)` trains it.
 
     The loss is the weighted sum over tasks of the weighted cross-entropy over known targets, all of which are places in [0, 1];
-    `task_weight` says how much each counts. A task without labels trains nothing.
+    `task_weight` says how much each counts. A task without labels trains nothing. `averaging()` is the callback that makes the weights that
+    are validated, saved and served from those that are trained.
     """
 
     def __init__(
         self, *, data: RankingData, ranker: Callable[..., nn.Module], task_weight: Mapping[str, float],
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], ks: tuple[int, ...] = (10, 20, 100),
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], averaging: Callable[[], L.Callback],
+        ks: tuple[int, ...] = (10, 20, 100),
     ):  # fmt: skip
         super().__init__()
         self.ranker = ranker(
@@ -64,12 +67,18 @@ class RankingTask(L.LightningModule):
             answers=data.answers,
         )  # fmt: skip
         self.logits = self.ranker.logits
+        self.answers = data.answers._replace(watch_time=self.ranker.watch_time)  # the one that moves with the model
+        self.normaliser, self.averaging = data.bias.normaliser, averaging
         self.task_weight = {task: task_weight[task] for task, known in zip(TASKS, data.answers.known, strict=True) if known}
         self.make_optimizer, self.ks, self.seed = optimizer, tuple(ks), data.seed
         self.register_buffer("row_IW", data.model.row_IW, persistent=False)
         self.width = data.model.width
         self.register_buffer("count_I", torch.as_tensor(data.log.item_count()), persistent=False)
         self.rankings: dict[str, Ranking] = {}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """The averaging of weights, which belongs to what is trained rather than to how."""
+        return [self.averaging()]
 
     def compile_towers(self) -> None:
         """`torch.compile` the ranker as a step calls it."""
@@ -91,9 +100,13 @@ class RankingTask(L.LightningModule):
         """Σ over tasks of task_weight · Σ w·CE / Σ w."""
         logit_BKT = self.predict(batch)
         return sum(
-            share * weighted_bce(logit_BKT[..., task], batch.target_BKT[..., task], weight_B=batch.weight_BKT[..., task])
+            share
+            * weighted_bce(
+                logit_BKT[..., task], batch.target_BKT[..., task], weight_B=batch.weight_BKT[..., task],
+                normaliser=lambda weight_BK: joint(self.normaliser(weight_BK)),
+            )
             for task, share in ((TASKS.index(name), share) for name, share in self.task_weight.items())
-        )
+        )  # fmt: skip
 
     def validation_step(self, part: int, _) -> None:
         """Loss and figures of the held-out groups."""
@@ -121,7 +134,7 @@ class RankingTask(L.LightningModule):
         """Figures of the test groups; then the whole way, retrieval and ranking, against retrieval alone."""
         data: RankingData = self.trainer.datamodule
         batch = data.held(part, self.device)
-        figures = self.judge(batch) if len(batch.query_BD) else {}
+        figures = self.judge(batch) | self.beside_retrieval(batch) if len(batch.query_BD) else {}
         if len(data.asked.user_row_Q):
             reranked, alone = self.two_stages(data, self.by_ranker(data)), self.two_stages(data, by_dot)
             self.rankings["test"] = reranked
@@ -144,8 +157,17 @@ class RankingTask(L.LightningModule):
     def judge(self, batch: RankingBatch) -> dict[str, float]:
         """Figures of every head, and of value against what each item turned out to be worth."""
         logit_BKT = self.predict(batch)
-        answer_BKH = self.ranker.answer(logit_BKT, batch.number_BKX)
-        return judged(logit_BKT, answer_BKH, batch, self.ranker.worth(batch.target_BKT))
+        return judged(logit_BKT, self.ranker.answer(logit_BKT, batch.number_BKX), batch, self.worth(batch))
+
+    @torch.no_grad()
+    def beside_retrieval(self, batch: RankingBatch) -> dict[str, float]:
+        """Value's order of what was shown against retrieval's own."""
+        value_BK = self.ranker.answer(self.predict(batch), batch.number_BKX)[..., HEADS.index("value")]
+        return beside_retrieval(value_BK, batch.number_BKX[..., NUMBERS.index("dot")], batch, self.worth(batch))
+
+    def worth(self, batch: RankingBatch) -> Tensor:
+        """What each item turned out to be worth, (B, K), as the log tells it: nothing is undone."""
+        return self.ranker.worth(targets(batch.label_BKY, batch.number_BKX[..., DURATION].contiguous(), self.answers))
 
     def by_ranker(self, data: RankingData) -> Order:
         """The order, by value, of what was proposed for the test questions."""

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.bias import Chances
 from data.features import MOMENT, NUMBERS, PROFILE
 from data.judgements import LABELS, Judgements
+from towers.losses import pseudo_label
 from towers.ranker import TASKS, Answers
 from towers.watch_time import WatchTime
 
@@ -22,12 +24,14 @@ DURATION = NUMBERS.index("log_duration_seconds")
 
 
 class RankingBatch(NamedTuple):
-    """B groups: query (B, D), moment (B, C), profile (B, U), item rows (B, K), numbers (B, K, X), which of the K are there, labels
-    (B, K, Y) as `data.judgements.LABELS` and in its units, and of each task what is learned and how much it weighs (B, K, T).
+    """B groups: user (B, a row of the log), query (B, D), moment (B, C), profile (B, U), item rows (B, K), numbers (B, K, X), which of the
+    K are there, labels (B, K, Y) as `data.judgements.LABELS` and in its units, and of each task what is learned and how much it weighs
+    (B, K, T).
 
     Labels and targets are NaN where unknown. Where nothing is there, nothing weighs.
     """
 
+    user_row_B: Tensor
     query_BD: Tensor
     moment_BC: Tensor
     profile_BU: Tensor
@@ -82,12 +86,40 @@ def answers_of(groups: Judgements, number_GKX: np.ndarray, watch_time: Callable[
     )
 
 
-def targets(label_NY: np.ndarray, log_duration_N: np.ndarray, answers: Answers) -> np.ndarray:
-    """Labels as what is learned, (N, T) in [0, 1], NaN where unknown: watch times by their place among those of their duration, ratings by
+def targets(label: Tensor, log_duration: Tensor, answers: Answers) -> Tensor:
+    """Labels (…, Y) as places in [0, 1] (…, T), NaN where unknown: watch times by their place among those of their duration (…), ratings by
     theirs between the least and the greatest."""
-    target_NT = label_NY.copy()
-    watched, rated = LABELS.index("watch_seconds"), LABELS.index("rating")
-    target_NT[:, watched] = answers.watch_time.quantile(torch.as_tensor(label_NY[:, watched]), torch.as_tensor(log_duration_N)).numpy()
+    click, complete, seconds, skip, rating = label.unbind(-1)
     low, high = answers.rating_range
-    target_NT[:, rated] = ((label_NY[:, rated] - low) / (high - low)).clip(0, 1)
-    return target_NT
+    watch = answers.watch_time.quantile(seconds, log_duration)
+    return torch.stack([click, complete, watch, skip, ((rating - low) / (high - low)).clamp(0, 1)], dim=-1)
+
+
+class Corrected(NamedTuple):
+    """What is learned of shown items, (N, T), and how much it weighs, (N, T): exposure, examination and false clicks undone."""
+
+    target_NT: Tensor
+    weight_NT: Tensor
+
+
+def corrected(place_NT: Tensor, nothing_NT: Tensor, chances: Chances, imputed_N: Tensor, *, floor: float) -> Corrected:
+    """What `targets` says of shown items, as if everybody had been shown them and looked.
+
+    A click becomes a pseudo label (`towers.losses.pseudo_label`). What is known of an item whether or not it was clicked (`nothing_NT` is
+    what it is where nobody looked: not completed, not skipped, the place of 0 seconds) departs from that only where somebody looked: the
+    departure is divided by the slope. Both weigh 1 / exposure. What is known only after a click (a rating; anything, in a log that says
+    nothing else of what was passed over) is learned as it is, and weighs 1 / (exposure · slope).
+    """
+    exposure_N, slope_N, offset_N, expected_N = (torch.as_tensor(column, dtype=torch.float32) for column in chances)
+    looked = {"floor": floor, "expected_B": expected_N}
+    passed_over_N = place_NT[:, 0] == 0
+    target_NT, weight_NT = place_NT.clone(), (1 / exposure_N.clamp_min(floor))[:, None].repeat(1, len(TASKS))
+    target_NT[:, 0] = pseudo_label(place_NT[:, 0], slope_N, offset_N, imputed_N, **looked)
+    for task in range(1, len(TASKS)):
+        if (passed_over_N & ~place_NT[:, task].isnan()).any():
+            departure_N = place_NT[:, task] - nothing_NT[:, task]
+            never_N = torch.zeros_like(departure_N)
+            target_NT[:, task] = nothing_NT[:, task] + pseudo_label(departure_N, slope_N, never_N, never_N, **looked)
+        else:
+            weight_NT[:, task] = 1 / (exposure_N * expected_N).clamp_min(floor)
+    return Corrected(target_NT, weight_NT)

@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader
 
 from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
-from data.features import MOMENT, NUMBERS, ItemClock, PackedHistory, candidate_numbers, pack, profile
+from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack, profile
 from data.impressions import Rows, observed
 from data.judgements import Judgements, retrieved, shown
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
 from towers.piecewise import Spread
 from towers.ranker import TASKS
-from towers.ranking_batch import Features, RankingBatch, answers_of, targets
+from towers.ranking_batch import DURATION, Features, RankingBatch, answers_of, corrected, targets
 from towers.saved import SavedRetrieval
 from towers.watch_time import WatchTime
 
@@ -47,12 +47,20 @@ def ask(model: SavedRetrieval, history: PackedHistory, moment_GC: np.ndarray, *,
     return torch.cat(answers) if answers else torch.zeros(0, model.width)
 
 
+def held_out(part_G: np.ndarray, learn_G: np.ndarray) -> np.ndarray:
+    """Which of the groups to learn from are kept aside, bool (G,): of the last part among them, which is nearest to the test and which
+    retrieval learned least from, as many as a tenth of all, but at most every other."""
+    last_G = learn_G & (part_G == part_G[learn_G].max(initial=0))
+    step = max(round(10 * last_G.sum() / max(learn_G.sum(), 1)), 2)
+    return last_G & ((last_G.cumsum() - 1) % step == 0)
+
+
 class RankingData(L.LightningDataModule):
     """Groups to rank, from impressions where there are any, else from liked events beside retrieved negatives.
 
-    Trains on `parts` of the split (by default the validation part, which retrieval did not learn from), holding out every tenth group to
-    choose by; tests on the test part. `depth` is how many candidates retrieval proposes. `watch_time(second_N, log_duration_N)` makes the
-    quantile functions of watch time from the rows to learn from.
+    Trains on `parts` of the split (by default the validation part, which retrieval did not learn from), holding out some to choose and to
+    calibrate by (`held_out`); tests on the test part. `depth` is how many candidates retrieval proposes.
+    `watch_time(second_N, log_duration_N)` makes the quantile functions of watch time from the rows to learn from.
     """
 
     def __init__(
@@ -74,7 +82,7 @@ class RankingData(L.LightningDataModule):
         self.groups = groups
         self.observed = observed(log, before=TEST)
         learn_G = np.isin(groups.part_G, parts)
-        held_G = learn_G & (np.arange(len(learn_G)) % 10 == 0)
+        held_G = held_out(groups.part_G, learn_G)
         self.fit_groups, self.choose_groups = groups.where(learn_G & ~held_G), groups.where(held_G)
         self.test_groups = groups.where(groups.part_G == TEST)
         if not len(self.fit_groups.now_G):
@@ -138,17 +146,26 @@ class RankingData(L.LightningDataModule):
 
     def batch(self, groups: Judgements, told: Features) -> RankingBatch:
         """Groups with their features, targets and weights."""
-        there = groups.there_GK
-        label_NY, log_duration_N = groups.label_GKY[there], told.number_GKX.numpy()[there][:, NUMBERS.index("log_duration_seconds")]
-        target_GKT = np.full((*there.shape, len(TASKS)), np.nan, np.float32)
-        target_GKT[there] = targets(label_NY, log_duration_N, self.answers)
+        there = torch.as_tensor(groups.there_GK)
+        label_GKY, log_duration_N = torch.as_tensor(groups.label_GKY), told.number_GKX[there][:, DURATION].contiguous()
+        place_NT = targets(label_GKY[there], log_duration_N, self.answers)
+        nothing_NY = torch.zeros_like(label_GKY[there])
+        nothing_NT = targets(nothing_NY, log_duration_N, self.answers)
         device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
-        weight_GKT = np.zeros(target_GKT.shape, np.float32)
-        weight_GKT[there] = self.bias.click_weight(
-            self.observed, Rows(groups.item_row_GK[there], groups.propensity_GK[there], groups.position_GK[there], device_GK[there])
-        )[:, None]
-        columns = (groups.moment_GC, told.profile_GU, groups.item_row_GK, told.number_GKX, there, groups.label_GKY, target_GKT, weight_GKT)
-        return RankingBatch(told.query_GD, *(torch.as_tensor(column) for column in columns))
+        columns = (groups.item_row_GK, groups.propensity_GK, groups.position_GK, device_GK)
+        chances = self.bias.chances(self.observed, Rows(*(column[groups.there_GK] for column in columns)))
+        imputed_N = torch.zeros(len(place_NT))
+        if self.bias.imputation is not None:
+            number_NX, group_N = told.number_GKX[there].numpy(), np.nonzero(groups.there_GK)[0]
+            weight_N = 1 / np.maximum(chances.exposure_N, self.bias.floor)
+            slope_offset = (chances.slope_N, chances.offset_N)
+            imputed_N = torch.as_tensor(self.bias.imputation(number_NX, place_NT[:, 0].numpy(), *slope_offset, weight_N, group_N))
+        target_GKT, weight_GKT = torch.full((*there.shape, len(TASKS)), torch.nan), torch.zeros(*there.shape, len(TASKS))
+        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, floor=self.bias.floor)
+        user_row_G, moment_GC, item_row_GK = (torch.as_tensor(array) for array in (groups.user_row_G, groups.moment_GC, groups.item_row_GK))
+        return RankingBatch(
+            user_row_G, told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT
+        )
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches of groups, on the trainer's device."""

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from data.judgements import LABELS
-from towers.metrics import auc, calibration_error, grouped_auc, log_loss, mean_absolute_error
+from towers.metrics import bootstrap_difference, calibration_error, grouped_auc, log_loss, mean_absolute_error
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import RankingBatch
 
@@ -17,41 +17,68 @@ from towers.ranking_batch import RankingBatch
 def judged(logit_BKT: Tensor, answer_BKH: Tensor, batch: RankingBatch, worth_BK: Tensor) -> dict[str, float]:
     """The figures of a batch: logits before calibration, the ranker's answers, and what each item turned out to be worth (NaN unknown).
 
-    click, complete, skip: AUC over all and within groups (`gauc`), log loss, calibration error of the answer and of the bare logit
-    (`_before`). watch: mean absolute error in seconds, and XAUC. rating: root mean squared error in its own unit. value and click: NDCG
-    within groups. A figure is left out where nothing is there to judge it by.
+    click, complete, skip: AUC over all, within groups (`gauc`) and within users (`user_gauc`), log loss, calibration error of the answer
+    and of the bare logit (`_before`). watch: mean absolute error in seconds, and XAUC. rating: root mean squared error in its own unit.
+    value and click: NDCG within groups. A figure is left out where nothing is there to judge it by.
     """
     there = batch.there_BK
-    label = dict(zip(LABELS, batch.label_BKY.unbind(-1), strict=True))
+    label = dict(zip(LABELS, batch.label_BKY.masked_fill(~there[..., None], torch.nan).unbind(-1), strict=True))
     answer = dict(zip(HEADS, answer_BKH.unbind(-1), strict=True))
     figures = {}
     for name in ("click", "complete", "skip"):
-        figures |= of_probability(name, logit_BKT[..., TASKS.index(name)], answer[name], label[name].masked_fill(~there, torch.nan))
+        logit_BK = logit_BKT[..., TASKS.index(name)]
+        figures |= of_order(name, logit_BK, label[name], batch.user_row_B) | of_probability(name, logit_BK, answer[name], label[name])
     for name in ("watch_seconds", "rating"):
-        known = ~label[name].isnan() & there
+        known = ~label[name].isnan()
         if known.any():
             figures |= of_amount(name, answer[name][known].cpu(), label[name][known].cpu())
-    for name, gain_BK in (("value", worth_BK), ("click", label["click"])):
-        ndcg_G = graded_ndcg(answer[name], gain_BK.masked_fill(~there, torch.nan))
+    for name, gain_BK in (("value", worth_BK.masked_fill(~there, torch.nan)), ("click", label["click"])):
+        ndcg_G = graded_ndcg(answer[name], gain_BK)
         figures |= {f"{name}_ndcg": float(ndcg_G.mean())} if len(ndcg_G) else {}
     return figures
 
 
+def beside_retrieval(value_BK: Tensor, dot_BK: Tensor, batch: RankingBatch, worth_BK: Tensor) -> dict[str, float]:
+    """How well retrieval's own order of what was shown does, and how far the ranker leads: NDCG within groups, with 95 % intervals."""
+    worth_BK = worth_BK.masked_fill(~batch.there_BK, torch.nan)
+    click_BK = batch.label_BKY[..., 0].masked_fill(~batch.there_BK, torch.nan)
+    order = of_order("click", dot_BK, click_BK, batch.user_row_B)
+    figures = {f"retrieval_alone/{name}": value for name, value in order.items()}
+    for name, gain_BK in (("value_ndcg", worth_BK), ("click_ndcg", click_BK)):
+        mine_G, theirs_G = graded_ndcg(value_BK, gain_BK), graded_ndcg(dot_BK, gain_BK)
+        if len(mine_G):
+            lead = bootstrap_difference(mine_G, theirs_G)
+            figures |= {f"retrieval_alone/{name}": float(theirs_G.mean())}
+            figures |= {f"lead_over_retrieval/{name}{end}": value for end, value in zip(("", "_low", "_high"), lead, strict=True)}
+    return figures
+
+
+def of_order(name: str, score_BK: Tensor, label_BK: Tensor, user_row_B: Tensor) -> dict[str, float]:
+    """AUC over all, within groups and within users, of labels 0, 1 or NaN; each where anybody has both labels."""
+    known = ~label_BK.isnan()
+    score, label = score_BK[known].cpu(), label_BK[known].cpu()
+    group_B = torch.arange(len(known), device=known.device)
+    owners = {"auc": torch.zeros_like(group_B), "gauc": group_B, "user_gauc": user_row_B}
+    figures = {}
+    for kind, owner_B in owners.items():
+        owner_N = owner_B[:, None].expand_as(known)[known].cpu()
+        positive, negative = owner_N[label > 0].unique(), owner_N[label == 0].unique()
+        if torch.isin(positive, negative).any():  # where every request showed one item, none has an order
+            figures[f"{name}_{kind}"] = grouped_auc(score, label, owner_N).value
+    return figures
+
+
 def of_probability(name: str, logit_BK: Tensor, probability_BK: Tensor, label_BK: Tensor) -> dict[str, float]:
-    """Figures of a head that answers with a probability; `label_BK` is 0, 1 or NaN. Only the log loss where all labels are the same."""
+    """Log loss and calibration of a head that answers with a probability; `label_BK` is 0, 1 or NaN. Only the log loss where all are the
+    same."""
     known = ~label_BK.isnan()
     logit, probability, label = (column[known].cpu() for column in (logit_BK, probability_BK, label_BK))
     if not len(label):
         return {}
+    loss = {f"{name}_log_loss": log_loss(torch.logit(probability.double()), label)}
     if label.min() == label.max():
-        return {f"{name}_log_loss": log_loss(torch.logit(probability.double()), label)}
-    group = torch.arange(len(known), device=known.device)[:, None].expand_as(known)[known].cpu()
-    positive = known & (label_BK > 0)
-    mixed = bool((positive.any(1) & (known & ~positive).any(1)).any())  # where every request showed one item, none has an order
-    within = {f"{name}_gauc": grouped_auc(logit, label, group).value} if mixed else {}
-    return within | {
-        f"{name}_auc": auc(logit, label),
-        f"{name}_log_loss": log_loss(torch.logit(probability.double()), label),
+        return loss
+    return loss | {
         f"{name}_calibration_error": calibration_error(probability, label),
         f"{name}_calibration_error_before": calibration_error(logit.sigmoid(), label),
     }

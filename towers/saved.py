@@ -239,8 +239,8 @@ def golden_ranker(task, data) -> dict[str, np.ndarray]:
     moment = torch.as_tensor(rng.integers(0, sizes, (GOLDEN_ROWS, len(sizes))))
     candidate = rows[torch.as_tensor(rng.integers(0, len(rows), (GOLDEN_ROWS, GOLDEN_CANDIDATES))), : data.model.width]
     profile, number = (
-        scale.mean + scale.std * torch.as_tensor(rng.standard_normal((*shape, len(scale.mean)), np.float32))
-        for scale, shape in ((data.profile_scale, (GOLDEN_ROWS,)), (data.number_scale, (GOLDEN_ROWS, GOLDEN_CANDIDATES)))
+        spread.mean + spread.std * torch.as_tensor(rng.standard_normal((*shape, len(spread.mean)), np.float32))
+        for spread, shape in ((data.profile_spread, (GOLDEN_ROWS,)), (data.number_spread, (GOLDEN_ROWS, GOLDEN_CANDIDATES)))
     )
     told = {"query": query, "moment": moment, "profile": profile, "candidate": candidate, "number": number}
     told["value__0"] = task.ranker(*told.values())
@@ -258,7 +258,7 @@ def save_ranker(task, data, folder: Path) -> None:
         "heads": list(HEADS),
         "numbers": list(NUMBERS),
         "profile": list(PROFILE),
-        "value_weight": dict(zip(TASKS, task.ranker.value_T.tolist(), strict=True)),
+        "value_weight": {name: round(share, 6) for name, share in zip(TASKS, task.ranker.value_T.tolist(), strict=True)},
         "clock_half_life_days": data.half_life_days,
         "retrieval": str(data.model.folder.resolve()),
         "retrieval_rows": rows_digest(data.model.folder),
