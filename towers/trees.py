@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from data.features import MOMENT
-from data.judgements import LABELS, Judgements
+from data.judgements import LABELS
 from data.split import TEST, VALIDATION
 from towers.metrics import Interval, bootstrap_difference
 from towers.paired import Rows, Said, compare, figures
@@ -41,7 +41,7 @@ FIXED = {
     "learning_rate": 0.08, "min_data_in_leaf": 100, "feature_fraction": 0.4, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0,
     "max_bin": 63, "verbose": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True,
 }  # fmt: skip
-ROUNDS, PATIENCE = 1000, 40
+ROUNDS, PATIENCE = 1000, 30
 WATCH = {"place": "cross_entropy", "mean": "regression", "median": "regression_l1"}
 """How watch time is learned, and LightGBM's objective for it."""
 
@@ -60,13 +60,13 @@ class Table(NamedTuple):
     log_duration_N: np.ndarray
 
     @classmethod
-    def of(cls, batch: RankingBatch, groups: Judgements, data: RankingData) -> "Table":
-        """`batch`, which is that of `groups`, as the ranker of `data` would be told it."""
+    def of(cls, batch: RankingBatch, data: RankingData) -> "Table":
+        """`batch`, as the ranker of `data` would be told it."""
         there = batch.there_BK
         feature_NF, names = feature_matrix(batch, data.model.row_IW, data.model.width)
         group_N = there.nonzero()[:, 0].numpy()
         columns = (table[there].numpy() for table in (batch.target_BKT, batch.weight_BKT, batch.label_BKY))
-        return cls(feature_NF, names, *columns, group_N, groups.user_row_G[group_N], batch.number_BKX[there][:, DURATION].numpy())
+        return cls(feature_NF, names, *columns, group_N, batch.user_row_B[group_N].numpy(), batch.number_BKX[there][:, DURATION].numpy())
 
     def rows(self) -> Rows:
         """Whose each row is, and what came of it."""
@@ -201,8 +201,8 @@ def measure(data: RankingData, network: torch.jit.ScriptModule, *, leaves: Seque
     begun = time.perf_counter()
     cpu = torch.device("cpu")
     held, asked = data.held(VALIDATION, cpu), data.held(TEST, cpu)
-    fit = Table.of(data.fit_batch, data.fit_groups, data)
-    choose, test = Table.of(held, data.choose_groups, data), Table.of(asked, data.test_groups, data)
+    fit = Table.of(data.fit_batch, data)
+    choose, test = Table.of(held, data), Table.of(asked, data)
     trees = learned(data, fit, choose, leaves=leaves, seed=seed)
     seconds = time.perf_counter() - begun
     answer_NH, rows = by_network(network, asked, data), test.rows()
