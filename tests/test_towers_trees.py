@@ -63,7 +63,7 @@ def knows_nothing(query, moment, profile, candidate, number):
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    return trees.measure(data(SLATE), knows_nothing, leaves=(8,), seed=0, resamples=100)
+    return trees.told(trees.measure(data(SLATE), knows_nothing, leaves=(8,), seed=0, resamples=100))
 
 
 def test_trees_that_learned_beat_a_ranker_that_knows_nothing(measured):
@@ -73,7 +73,7 @@ def test_trees_that_learned_beat_a_ranker_that_knows_nothing(measured):
         assert row["difference"] == pytest.approx(row["ranker"] - row["trees"])
         assert (row["low"] > 0) if name == "watch_mae_seconds" else (row["high"] < 0), name
     assert told["click_auc"]["trees"] > 0.95 and told["complete_auc"]["trees"] > 0.95 and told["watch_xauc"]["trees"] > 0.85
-    assert "gain_ndcg" in trees.table(measured).split() and measured["rows"]["features"] == 2 * WIDTH + len(MOMENT) + 3 + len(NUMBERS)
+    assert "gain_ndcg" in trees.lines(measured).split() and measured["rows"]["features"] == 2 * WIDTH + len(MOMENT) + 3 + len(NUMBERS)
 
 
 def test_only_rows_that_are_there_and_known_are_learned_from(measured):
