@@ -65,8 +65,9 @@ def main() -> None:
     print(f"mean of {len(by_seed)} seeds\n{trees.lines(told)}")
     if not asked.overrides:
         result = {
-            "commit": commit(), "hardware": f"{os.cpu_count()} cores", "seconds": round(time.perf_counter() - begun), "seeds": list(asked.seeds),
-            "mean": told, "by_seed": [trees.told(found) | {"seconds": spent} for found, spent in zip(by_seed, seconds, strict=True)],
+            "commit": commit(), "hardware": f"{os.cpu_count()} cores", "seconds": round(time.perf_counter() - begun),
+            "seeds": list(asked.seeds), "mean": told,
+            "by_seed": [trees.told(found) | {"seconds": spent} for found, spent in zip(by_seed, seconds, strict=True)],
         }  # fmt: skip
         (ROOT / "bench" / "results" / "kuairand.json").write_text(json.dumps(result, indent=1) + "\n")
 
