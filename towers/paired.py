@@ -6,7 +6,7 @@ they share cancels (paired percentile bootstrap, Efron & Tibshirani 1993, chapte
 Shapes: N rows · U users · T different answers · P pairs of rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +39,22 @@ class Said(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A figure of one, of the other, and the first less the second with its interval."""
+    """A figure of one and of the other; `drawn_R` is the first less the second in R draws of users. Whoever asks with the same users and
+    seed gets the same draws, so that means over several trainings may be taken draw by draw."""
 
     one: float
     other: float
-    difference: Interval
+    drawn_R: np.ndarray
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The difference with its percentile interval."""
+        low, high = np.nanquantile(self.drawn_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(self.one - self.other, float(low), float(high))
+
+
+def mean(several: Sequence[Difference]) -> Difference:
+    """The mean of the same figure over several trainings that were asked about the same rows."""
+    return Difference(*(np.mean(column, axis=0) for column in zip(*several, strict=True)))
 
 
 def figures(said: Said, rows: Rows) -> dict[str, float]:
@@ -72,12 +83,10 @@ def _mixed(label_N: np.ndarray, user_N: np.ndarray) -> bool:
     return bool(((np.bincount(user_N, label_N) % count_U) > 0).any())
 
 
-def compare(
-    one: Said, other: Said, rows: Rows, *, confidence: float = 0.95, resamples: int = 1000, pairs: int = 1_000_000, seed: int = 0
-) -> dict[str, Difference]:
-    """Each of `figures` for both, and the difference with its interval over users.
+def compare(one: Said, other: Said, rows: Rows, *, resamples: int = 1000, pairs: int = 1_000_000, seed: int = 0) -> dict[str, Difference]:
+    """Each of `figures` for both, and their difference in draws of users.
 
-    The interval of XAUC is of so many `pairs` of rows, drawn once, laid about the difference over all pairs.
+    The draws of XAUC look at so many `pairs` of rows, themselves drawn once, and lie about the difference over all pairs.
     """
     users, user_N = np.unique(rows.user_N, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -88,15 +97,11 @@ def compare(
     for resample in range(resamples):
         count_U = np.bincount(rng.integers(0, len(users), len(users)), minlength=len(users)).astype(np.float64)
         drawn_RF[resample] = [asked[0][name](count_U) - asked[1][name](count_U) for name in exact[0]]
-    ends = np.nanquantile(drawn_RF, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    everyone = np.ones(len(users))
     told = {}
-    for place, name in enumerate(exact[0]):
-        mean = exact[0][name] - exact[1][name]
-        everyone = np.ones(len(users))
-        shift = mean - (asked[0][name](everyone) - asked[1][name](everyone))
-        told[name] = Difference(
-            exact[0][name], exact[1][name], Interval(mean, float(ends[0, place] + shift), float(ends[1, place] + shift))
-        )  # fmt: skip
+    for place, (name, figure) in enumerate(exact[0].items()):
+        shift = figure - exact[1][name] - (asked[0][name](everyone) - asked[1][name](everyone))
+        told[name] = Difference(figure, exact[1][name], drawn_RF[:, place] + shift)
     return told
 
 

@@ -26,10 +26,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from data.features import MOMENT
-from data.judgements import LABELS, Judgements
+from data.judgements import LABELS
 from data.split import TEST, VALIDATION
 from towers.metrics import Interval, bootstrap_difference
-from towers.paired import Rows, Said, compare, figures
+from towers.paired import Difference, Rows, Said, compare, figures
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import DURATION, RankingBatch, feature_matrix
 from towers.ranking_data import RankingData
@@ -41,7 +41,7 @@ FIXED = {
     "learning_rate": 0.08, "min_data_in_leaf": 100, "feature_fraction": 0.4, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0,
     "max_bin": 63, "verbose": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True,
 }  # fmt: skip
-ROUNDS, PATIENCE = 1000, 40
+ROUNDS, PATIENCE = 1000, 30
 WATCH = {"place": "cross_entropy", "mean": "regression", "median": "regression_l1"}
 """How watch time is learned, and LightGBM's objective for it."""
 
@@ -60,13 +60,13 @@ class Table(NamedTuple):
     log_duration_N: np.ndarray
 
     @classmethod
-    def of(cls, batch: RankingBatch, groups: Judgements, data: RankingData) -> "Table":
-        """`batch`, which is that of `groups`, as the ranker of `data` would be told it."""
+    def of(cls, batch: RankingBatch, data: RankingData) -> "Table":
+        """`batch`, as the ranker of `data` would be told it."""
         there = batch.there_BK
         feature_NF, names = feature_matrix(batch, data.model.row_IW, data.model.width)
         group_N = there.nonzero()[:, 0].numpy()
         columns = (table[there].numpy() for table in (batch.target_BKT, batch.weight_BKT, batch.label_BKY))
-        return cls(feature_NF, names, *columns, group_N, groups.user_row_G[group_N], batch.number_BKX[there][:, DURATION].numpy())
+        return cls(feature_NF, names, *columns, group_N, batch.user_row_B[group_N].numpy(), batch.number_BKX[there][:, DURATION].numpy())
 
     def rows(self) -> Rows:
         """Whose each row is, and what came of it."""
@@ -195,51 +195,66 @@ def spread(score_N: np.ndarray, batch: RankingBatch) -> torch.Tensor:
     return score_BK
 
 
-def measure(data: RankingData, network: torch.jit.ScriptModule, *, leaves: Sequence[int], seed: int, resamples: int = 1000) -> dict:
-    """Train the trees of `data` and hold a ranker against them on its test rows: `figures` of both with the paired difference (ranker less
-    trees) and its interval over users, NDCG of graded gains within requests where they showed several, and LambdaRank's own figures."""
+class Measured(NamedTuple):
+    """What `measure` found: `figures` of both and their difference by draws of users; NDCG of graded gains within requests of both, and its
+    paired difference, where they showed several items; LambdaRank's own figures within users; and what was trained how."""
+
+    figures: dict[str, Difference]
+    gain_ndcg: tuple[float, float, Interval] | None
+    lambdarank: dict[str, float]
+    notes: dict[str, object]
+
+
+def measure(data: RankingData, network: torch.jit.ScriptModule, *, leaves: Sequence[int], seed: int, resamples: int = 1000) -> Measured:
+    """Train the trees of `data` and hold a ranker against them on its test rows."""
     begun = time.perf_counter()
     cpu = torch.device("cpu")
     held, asked = data.held(VALIDATION, cpu), data.held(TEST, cpu)
-    fit = Table.of(data.fit_batch, data.fit_groups, data)
-    choose, test = Table.of(held, data.choose_groups, data), Table.of(asked, data.test_groups, data)
+    fit, choose, test = (Table.of(batch, data) for batch in (data.fit_batch, held, asked))
     trees = learned(data, fit, choose, leaves=leaves, seed=seed)
     seconds = time.perf_counter() - begun
     answer_NH, rows = by_network(network, asked, data), test.rows()
     click_N, complete_N, watch_N = (answer_NH[:, HEADS.index(name)] for name in ("click", "complete", "watch_seconds"))
-    said = Said(click_N, complete_N, watch_N, watch_N)
-    told = {name: _row(*pair) for name, pair in compare(said, trees.said(test), rows, resamples=resamples).items()}
     order_N = trees.booster["order"].predict(test.feature_NF)
     gain_BK = spread(np.nan_to_num(_gain(test), nan=0.0), asked).masked_fill(~asked.there_BK, torch.nan)
     value, lambdarank = (graded_ndcg(spread(score_N, asked), gain_BK) for score_N in (answer_NH[:, HEADS.index("value")], order_N))
-    if len(value):
-        told["gain_ndcg"] = _row(
-            float(value.mean()), float(lambdarank.mean()), bootstrap_difference(value, lambdarank, resamples=resamples)
-        )
+    several = len(value) > 0
     within = figures(Said(order_N, order_N, watch_N, watch_N), rows)
-    return {
-        "figures": told,
-        "lambdarank": {name: figure for name, figure in within.items() if name.endswith("gauc")},
-        "trees": {name: booster.best_iteration for name, booster in trees.booster.items()},
-        "watch": {"least_error": trees.least_error, "best_order": trees.best_order},
-        "rows": {"fit": len(fit.user_N), "choose": len(choose.user_N), "test": len(test.user_N), "features": len(fit.names)},
-        "trees_seconds": seconds,
-    }
+    return Measured(
+        compare(Said(click_N, complete_N, watch_N, watch_N), trees.said(test), rows, resamples=resamples),
+        (float(value.mean()), float(lambdarank.mean()), bootstrap_difference(value, lambdarank, resamples=resamples)) if several else None,
+        {name: figure for name, figure in within.items() if name.endswith("gauc")},
+        {
+            "trees": {name: booster.best_iteration for name, booster in trees.booster.items()},
+            "leaves": {name: booster.params["num_leaves"] for name, booster in trees.booster.items()},
+            "watch": {"least_error": trees.least_error, "best_order": trees.best_order},
+            "rows": {"fit": len(fit.user_N), "choose": len(choose.user_N), "test": len(test.user_N), "features": len(fit.names)},
+            "trees_seconds": round(seconds),
+        },
+    )
+
+
+def told(found: Measured) -> dict:
+    """As JSON."""
+    rows = {name: _row(pair.one, pair.other, pair.interval()) for name, pair in found.figures.items()}
+    if found.gain_ndcg is not None:
+        rows["gain_ndcg"] = _row(*found.gain_ndcg)
+    return {"figures": rows, "lambdarank": found.lambdarank, **found.notes}
 
 
 def _row(ranker: float, trees: float, difference: Interval) -> dict[str, float]:
     return {"ranker": ranker, "trees": trees, "difference": difference.mean, "low": difference.low, "high": difference.high}
 
 
-def table(told: dict) -> str:
-    """The figures as lines to read."""
-    lines = [f"{'figure':<20}{'ranker':>10}{'trees':>10}{'difference':>12}  95 % interval"]
+def lines(told: dict) -> str:
+    """What `told` says, to read."""
+    text = [f"{'figure':<20}{'ranker':>10}{'trees':>10}{'difference':>12}  95 % interval"]
     for name, row in told["figures"].items():
-        lines.append(
+        text.append(
             f"{name:<20}{row['ranker']:>10.4f}{row['trees']:>10.4f}{row['difference']:>+12.4f}  {row['low']:+.4f} to {row['high']:+.4f}"
         )
-    lines += [f"{name:<20}{'':>10}{figure:>10.4f}  LambdaRank" for name, figure in told["lambdarank"].items()]
-    return "\n".join(lines)
+    text += [f"{name:<20}{'':>10}{figure:>10.4f}  LambdaRank" for name, figure in told["lambdarank"].items()]
+    return "\n".join(text)
 
 
 def data_of(run: Path) -> RankingData:
@@ -257,10 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     line.add_argument("--out", type=Path, help="JSON of all figures")
     asked = line.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    told = measure(data_of(asked.run), load_script(asked.run / "model" / "ranker.pt"), leaves=asked.leaves, seed=asked.seed)
-    print(table(told))
+    found = told(measure(data_of(asked.run), load_script(asked.run / "model" / "ranker.pt"), leaves=asked.leaves, seed=asked.seed))
+    print(lines(found))
     if asked.out:
-        asked.out.write_text(json.dumps(told, indent=1))
+        asked.out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
