@@ -2,7 +2,7 @@
 
 A click says: it was shown, it was looked at, it was wanted. P(click) = exposure · (slope · relevance + offset), where *exposure* is the
 probability of having been shown (`data.propensity`), *slope* that of being looked at, and clicked if wanted, and *offset* that of a click
-on what was not wanted (`data.examination`; 0 but for trust bias).
+on what was not wanted (`data.examination`; 0 but for trust bias, below 0 where the top, by which relevance is counted, is trusted more).
 
 Shapes: N rows to weigh · X features.
 """
@@ -88,7 +88,7 @@ class Bias:
         """Exposure, slope, offset and divisor of each row.
 
         Raises:
-            PropensityError: an exposure or a slope that is no probability above 0, or an offset outside [0, 1): by row.
+            PropensityError: an exposure or a slope that is no probability above 0, or an offset outside (-1, 1): by row.
         """
         exposure_N = np.asarray(self.exposure(observed, rows), np.float64)
         shown, N = observed.shown, len(rows.item_row_N)
@@ -97,7 +97,7 @@ class Bias:
         slope_N, slope_P, offset_N = (np.asarray(column, np.float64) for column in (looked[0][:N], looked[0][N:], looked[1][:N]))
         _refuse("propensity", exposure_N, (exposure_N > 0) & (exposure_N <= 1), "a probability in (0, 1]")
         _refuse("slope of examination", slope_N, (slope_N > 0) & (slope_N <= 1), "a probability in (0, 1]")
-        _refuse("offset of examination", offset_N, (offset_N >= 0) & (offset_N < 1), "a probability in [0, 1)")
+        _refuse("offset of examination", offset_N, (offset_N > -1) & (offset_N < 1), "a number in (-1, 1)")
         return Chances(exposure_N, slope_N, offset_N, self.divisor(observed, rows, slope_N, slope_P))
 
     def click_weight(self, observed: Observed, rows: Rows) -> np.ndarray:

@@ -95,8 +95,8 @@ def test_what_is_no_probability_is_refused_by_row(column, bad):
             weigh(SEEN, ASKED)
 
 
-@pytest.mark.parametrize("bad", [1.0, -0.1, float("nan")])
-def test_an_offset_is_a_probability(bad):
+@pytest.mark.parametrize("bad", [1.0, -1.0, float("nan")])
+def test_an_offset_is_a_difference_of_probabilities(bad):
     with pytest.raises(PropensityError, match="row 2: offset"):
         Bias(even, says("offset", bad), floor=0.1).click_weight(SEEN, ASKED)
 
