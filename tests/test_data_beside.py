@@ -24,7 +24,7 @@ CURVE = partial(given, curve=(1.0, 0.5, 0.25))
 
 
 def log_of_one_slate():
-    """u is shown a, b, c, d at once, clicks b and d; of e nobody knows whether it was clicked; v clicks without a slate."""
+    """u is shown a, b, c, d at once, clicks b and d; v clicks without a slate."""
     events = pl.DataFrame(
         {
             "user_id": ["u", "u", "v"], "item_id": ["b", "d", "a"], "event_type": ["click"] * 3, "timestamp": [10, 20, 30],
@@ -33,8 +33,8 @@ def log_of_one_slate():
     )  # fmt: skip
     impressions = pl.DataFrame(
         {
-            "request_id": ["r"] * 5, "item_id": list("abcde"), "user_id": ["u"] * 5, "position": [1, 2, 3, 4, 5], "timestamp": [5] * 5,
-            "clicked": [False, True, False, True, None],
+            "request_id": ["r"] * 4, "item_id": list("abcd"), "user_id": ["u"] * 4, "position": [1, 2, 3, 4], "timestamp": [5] * 4,
+            "clicked": [False, True, False, True],
         }
     )  # fmt: skip
     return read_log(undivided(check(events, None, None, impressions, source="a test")))
