@@ -16,12 +16,14 @@ from data.impressions import Observed, Rows, Shown, of_arms
 from data.once import once
 from data.propensity import PropensityError
 from data.regression_em import fit
+from data.smooth import Prior, as_found, power_law
 from data.strata import by_belief, by_item
 from data.trust import fit_lines
 
 __all__ = [
     "Examination", "Curve", "certain", "given", "randomised", "harvested", "regression_em", "trust",
     "randomised_curve", "harvested_curve", "regression_em_curve", "trust_curve", "everybody", "by_device", "by_item", "by_belief",
+    "as_found", "power_law",
 ]  # fmt: skip
 
 
@@ -67,27 +69,30 @@ def randomised(observed: Observed, rows: Rows, *, arms: Sequence[str], context: 
 
 
 @once
-def harvested_curve(observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody) -> Curve:
+def harvested_curve(
+    observed: Observed, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody, prior: Prior = power_law
+) -> Curve:
     """Examination from alike impressions at several positions (`data.harvest`); `strata` says which are alike (`data.strata`).
 
     `by_belief` is for logs with propensities, whatever the policy knows of people; `by_item` for those without, and right where position
-    does not follow a person's taste.
+    does not follow a person's taste. `prior` is what positions lend each other (`data.smooth`).
 
     Raises:
         OverlapError: no clicks, or no two positions hold alike impressions.
     """
 
     def estimate(shown: Shown) -> Estimate:
-        return harvest(shown, strata(shown))
+        return harvest(shown, strata(shown), prior)
 
     return curve_of(observed.shown, context, estimate)
 
 
 def harvested(
-    observed: Observed, rows: Rows, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody
-) -> Examination:
+    observed: Observed, rows: Rows, *, strata: Callable[[Shown], np.ndarray] = by_belief, context: Context = everybody,
+    prior: Prior = power_law,
+) -> Examination:  # fmt: skip
     """`harvested_curve`, looked up."""
-    return harvested_curve(observed, strata=strata, context=context).at(rows)
+    return harvested_curve(observed, strata=strata, context=context, prior=prior).at(rows)
 
 
 @once

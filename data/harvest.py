@@ -15,14 +15,15 @@ from scipy.sparse.csgraph import connected_components
 from data.curve import Estimate
 from data.impressions import Shown
 from data.overlap import OverlapError
+from data.smooth import Prior, as_found
 
 
-def harvest(shown: Shown, group_P: np.ndarray) -> Estimate:
+def harvest(shown: Shown, group_P: np.ndarray, prior: Prior = as_found) -> Estimate:
     """θ relative to the topmost compared position, from impressions whose groups are alike but for their position.
 
     Positions are compared that shown groups link, each having clicks that another could have had (Ford's condition for the maximum to
     exist): the strongly connected positions of which the topmost is nearest the top. Errors are sandwich errors clustered by user, for
-    what one person clicks hangs together.
+    what one person clicks hangs together. `prior` is `data.smooth.as_found` or `power_law`.
 
     Raises:
         OverlapError: no two positions are so linked.
@@ -39,9 +40,10 @@ def harvest(shown: Shown, group_P: np.ndarray) -> Estimate:
     shown_GK = table(group_P, place_P, np.ones(len(place_P)), G, len(kept))
     click_GK = table(group_P, place_P, click_P, G, len(kept))
     log_slope_K = solve(shown_GK, click_GK)
-    error_K = spread(shown_GK, click_GK, log_slope_K, group_P, place_P, click_P, user_P, np.ones(len(place_P)))
+    covariance_KK = covariance(shown_GK, click_GK, log_slope_K, group_P, place_P, click_P, user_P, np.ones(len(place_P)))
+    log_slope_K, covariance_KK = prior(log_slope_K, covariance_KK, kept + 1)
     slope, error = np.full(K, np.nan), np.full(K, np.nan)
-    slope[kept], error[kept] = np.exp(log_slope_K), error_K
+    slope[kept], error[kept] = np.exp(log_slope_K), np.sqrt(np.diag(covariance_KK))
     return Estimate(slope, np.zeros(K), error, compared_K)
 
 
@@ -97,11 +99,11 @@ def solve(shown_GK: csr_array, click_GK: csr_array) -> np.ndarray:
     raise OverlapError("the curve does not settle after 200 steps: positions are compared by a handful of clicks; take wider groups")
 
 
-def spread(
+def covariance(
     shown_GK: csr_array, click_GK: csr_array, log_slope_K: np.ndarray, group_P: np.ndarray, place_P: np.ndarray, click_P: np.ndarray,
     user_P: np.ndarray, shown_P: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Sandwich errors of log θ (K,), each user's impressions being one draw (Liang & Zeger 1986); `shown_P` is what each counts for."""
+    """Sandwich covariance of log θ (K, K), each user being one draw (Liang & Zeger 1986); `shown_P` is what each counts for."""
     pi_GK, total_G, relevance_G = _expected(shown_GK, click_GK, log_slope_K)
     user_P = np.unique(user_P, return_inverse=True)[1]
     users, (groups, places) = int(user_P.max()) + 1, shown_GK.shape
@@ -109,4 +111,6 @@ def spread(
     score_UK = table(user_P, place_P, residual_P, users, places) - table(user_P, group_P, residual_P, users, groups) @ pi_GK
     score_UK = csr_array(score_UK)[:, 1:]
     bread = np.linalg.inv(_information(pi_GK, total_G)[1:, 1:])
-    return np.concatenate([[0.0], np.sqrt(np.diag(bread @ (score_UK.T @ score_UK).toarray() @ bread))])
+    covariance_KK = np.zeros(pi_GK.shape[1:] * 2)
+    covariance_KK[1:, 1:] = bread @ (score_UK.T @ score_UK).toarray() @ bread
+    return covariance_KK

@@ -2,9 +2,9 @@
 
 Wang et al. (WSDM 2018) alternate between who was probably looked at and wanted, a regression of the wanted on features, and the mean of
 the looked at by position. Here each round is one step up the same likelihood of the clicks, P(click) = θ_k·γ(x): one tree for γ (by
-Fisher's identity the slope of the expected complete likelihood is that of the clicks'), then the best θ given γ (Liu & Rubin 1994): none
-of EM's slowness where clicks are rare. γ is learned from half of the people and used for the other: what fits one's own clicks hides
-attention.
+Fisher's identity the slope of the expected complete likelihood is that of the clicks'), then the best θ given γ (Liu & Rubin 1994):
+none of EM's slowness where clicks are rare. γ is learned from half of the people and used for the other: what fits one's own clicks
+hides attention.
 
 Shapes: P impressions · M cells of alike impressions · F features · K positions.
 """

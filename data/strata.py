@@ -8,15 +8,20 @@ impressions that the law expected at the same place.
 Shapes: P impressions · R requests · S slots of the longest slate · M kinds of pairs · Q knots.
 """
 
+import logging
+
 import numpy as np
 from scipy.special import expit
 
 from data.impressions import Shown
 
+logger = logging.getLogger(__name__)
+
 KNOTS = 32
 LEVELS = 128
 SLATES = 20_000
 RIDGE = 1e-3
+TIE = 1e-6
 PLACE, SPREAD = 0.1, 0.1
 """Width of a group in expected place, and in the standard deviation of the place."""
 
@@ -33,14 +38,38 @@ def by_belief(shown: Shown) -> np.ndarray:
     Assumes that given the propensities of a slate its order is chance, the same law in all slates of an arm: a propensity that grows with
     the score by which the policy orders, with noise. The place that a slate's other propensities lead one to expect, with its spread, is
     then a balancing score (Imai & van Dyk 2004, for Rosenbaum & Rubin 1983); impressions of the same such score differ in position by
-    chance alone. Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
+    chance alone. At a ceiling or floor of the propensities that several of a slate share, what the policy thought of them no longer shows:
+    such impressions are each a group of its own, compared with nothing.
+    Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
     """
     place_P, spread_P, known_P = expectation(shown)
     key_P = np.zeros(len(place_P), np.int64)
     spaced = (np.floor(place_P / PLACE + 0.5), np.floor(spread_P / SPREAD + 0.5))
     for column_P in (shown.arm_P, _shape(shown), *(column_P.astype(np.int64) for column_P in spaced)):
         key_P = np.unique(key_P * (int(column_P.max()) + 1) + column_P, return_inverse=True)[1]
-    return np.where(known_P, key_P, int(key_P.max()) + 1 + shown.item_row_P)
+    group_P = np.where(known_P, key_P, int(key_P.max()) + 1 + shown.item_row_P)
+    hidden_P = _hidden(shown) & known_P
+    if hidden_P.any():
+        logger.info(
+            "harvest: %s of %s impressions stand at a shared ceiling or floor, compared with nothing", hidden_P.sum(), len(hidden_P)
+        )
+    return np.where(hidden_P, int(group_P.max()) + 1 + np.arange(len(group_P)), group_P)
+
+
+def _hidden(shown: Shown) -> np.ndarray:
+    """Whether an impression has the largest or the smallest propensity of its arm, and slates hold several of those beside others, (P,)."""
+    request_P, hidden_P = _places(shown)[0], np.zeros(len(shown.logged_P), bool)
+    slots_R = np.bincount(request_P)
+    for arm in np.unique(shown.arm_P):
+        mine_P = shown.arm_P == arm
+        if np.isnan(shown.logged_P[mine_P]).all():
+            continue
+        for end in (np.nanmax(shown.logged_P[mine_P]), np.nanmin(shown.logged_P[mine_P])):
+            there_P = mine_P & (np.abs(shown.logged_P - end) <= TIE * end)
+            tied_R = np.bincount(request_P, there_P)
+            if ((tied_R > 1) & (tied_R < slots_R)).any():
+                hidden_P |= there_P & (tied_R < slots_R)[request_P]
+    return hidden_P
 
 
 def expectation(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

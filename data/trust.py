@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from data.curve import Estimate
-from data.harvest import linked, no_overlap, solve, spread, table
+from data.harvest import covariance, linked, no_overlap, solve, table
 from data.impressions import Shown
 from data.overlap import OverlapError
 from data.regression_em import relevance
@@ -52,10 +52,10 @@ def fit_lines(shown: Shown, group_P: np.ndarray) -> Estimate:
         )
     log_slope_K = solve(free_GK, moved_GK)
     slope_K = np.exp(log_slope_K)
-    error_K = spread(free_GK, moved_GK, log_slope_K, group_P, place_P, click_P * centred_P, shown.user_row_P, 1 - 1 / many_P)
+    covariance_KK = covariance(free_GK, moved_GK, log_slope_K, group_P, place_P, click_P * centred_P, shown.user_row_P, 1 - 1 / many_P)
     offset_K = _offsets(shown_GK, click_GK, slope_K)
     columns = [np.full(whole, np.nan) for _ in range(3)]
-    for column, value in zip(columns, (slope_K, offset_K, error_K), strict=True):
+    for column, value in zip(columns, (slope_K, offset_K, np.sqrt(np.diag(covariance_KK))), strict=True):
         column[kept] = value
     return Estimate(*columns, compared)
 
