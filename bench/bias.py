@@ -8,9 +8,9 @@ The two-tower of conf/experiment/world_two_tower.yaml is trained on one log in f
 - raw: `bias=none`, its clicks as they are.
 - corrected: `--bias` (bias=slates): exposure counted, examination estimated from the clicks of the training part.
 - ceiling, the true curve: the same, told the true probability of being looked at of every impression.
-- true: as many positives, of the same users at the same moments, but each drawn in proportion to true relevance from the whole catalogue:
-  what would have been clicked had everything been shown and looked at. log q is of what was drawn.
-- true, shown: the shown rows, each as often as its true attraction over its true exposure says, whatever was clicked.
+- true, shown: the same shown rows, each drawn as often as its true attraction over its true exposure says, whatever was clicked.
+- true, drawn: as many positives as there are clicks, of the same users at the same moments, but each drawn in proportion to true relevance
+  from the whole catalogue: what would have been clicked had everything been shown and looked at. log q is of what was drawn.
 
 Raw and corrected are trained for 4 epochs, about where either is best on seeds that are not among these; the two that know the truth for 8,
 and stop where the truth is best, which favours them. Judged by NDCG@20 over the whole catalogue: gains are `Truth.relevance` at the log's
@@ -226,27 +226,26 @@ def gain(raw: np.ndarray, corrected: np.ndarray) -> tuple[float, float, float]:
     return float((corrected - raw).mean()), *np.quantile((corrected - raw)[place].mean(1), [0.025, 0.975]).tolist()
 
 
-def one(world: Callable[..., World], seed: int, bias: str, extra: list[str]) -> dict[str, float]:
-    """Every way of training, on one seed."""
-    case = Case(world(**SIZE, seed=seed), configuration(*SMALL, f"seed={seed}", *extra))
-    return {
-        "raw": case.clicks("bias=none", *extra),
-        "corrected": case.clicks(f"bias={bias}", *extra),
-        "true curve": case.clicks_told(f"bias={bias}", *extra),
-        "true": case.true_drawn(),
-        "true, shown": case.true_shown(),
-    }
+WAYS: dict[str, Callable[[Case, str, list[str]], float]] = {
+    "raw": lambda case, bias, extra: case.clicks("bias=none", *extra),
+    "corrected": lambda case, bias, extra: case.clicks(f"bias={bias}", *extra),
+    "true curve": lambda case, bias, extra: case.clicks_told(f"bias={bias}", *extra),
+    "true, shown": lambda case, bias, extra: case.true_shown(),
+    "true, drawn": lambda case, bias, extra: case.true_drawn(),
+}
 
 
 def table(results: dict[str, dict]) -> str:
     """Markdown: a row for each world."""
-    names = ("raw", "corrected", "true curve", "true", "true, shown")
-    lines = [f"| world | seeds | {' | '.join(names)} | corrected − raw | recovered | of true, shown |", "|---|" + "---|" * (len(names) + 4)]
+    names = [name for name in WAYS if all(name in seed for of in results.values() for seed in of["seeds"])]
+    truths = [name for name in names if name in ("true, shown", "true, drawn")]
+    ends = " | ".join(f"recovered of {name}" for name in truths)
+    lines = [f"| world | seeds | {' | '.join(names)} | corrected − raw | {ends} |", "|---|" + "---|" * (len(names) + 2 + len(truths))]
     for world, of in results.items():
         value = {name: np.array([seed[name] for seed in of["seeds"]]) for name in names}
         cells = [f"{value[name].mean():.4f}" for name in names]
         cells.append("{:+.4f} [{:+.4f}, {:+.4f}]".format(*gain(value["raw"], value["corrected"])))
-        for true in ("true", "true, shown"):
+        for true in truths:
             cells.append("{:.0%} [{:.0%}, {:.0%}]".format(*recovered(value["raw"], value["corrected"], value[true])))
         lines.append(f"| {world} | {len(of['seeds'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -260,6 +259,7 @@ def main() -> None:
     parser.add_argument("--neighbour", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--bias", default="slates", help="a choice of conf/bias")
+    parser.add_argument("--ways", default=";".join(WAYS), help="raw and corrected, and others of these, parted by semicolons")
     parser.add_argument("overrides", nargs="*", help="of conf/train.yaml, for every way of training")
     asked = parser.parse_intermixed_args()
     worlds = {name: getattr(World, name) for name in asked.worlds.split(",")}
@@ -271,7 +271,8 @@ def main() -> None:
     for name, world in worlds.items():
         results[name] = {"seeds": []}
         for seed in range(asked.seeds):
-            results[name]["seeds"].append(one(world, seed, asked.bias, asked.overrides))
+            case = Case(world(**SIZE, seed=seed), configuration(*SMALL, f"seed={seed}", *asked.overrides))
+            results[name]["seeds"].append({way: WAYS[way](case, asked.bias, asked.overrides) for way in asked.ways.split(";")})
             print(name, seed, {way: round(value, 4) for way, value in results[name]["seeds"][-1].items()}, flush=True)
     print(table(results))
     known = {"commit": commit(), "size": SIZE, "bias": asked.bias, "overrides": asked.overrides, "hardware": "2 cores"}
