@@ -2,7 +2,7 @@
 
     python -m bench.examination              # large worlds, two seeds each, then many small ones for the coverage
 
-Truth is the mean probability of being looked at by position, relative to the top. The bar of 5 % is for positions with at least 5,000 clicks.
+Truth is the mean probability of being looked at by position, relative to the top. The bar of 5 % is for positions of 5,000 clicks or more.
 
 Shapes: P impressions · K positions.
 """
