@@ -1,8 +1,8 @@
 """Estimated examination against the truth of simulated worlds: error by position, and how often the 95 % interval holds it.
 
-    python -m bench.examination  # large worlds, two seeds each, then many small ones for the coverage
+    python -m bench.examination              # large worlds, two seeds each, then many small ones for the coverage
 
-Truth is the mean probability of being looked at by position, relative to the top. The bar of 5 % is for positions of 5,000 clicks and more.
+Truth is the mean probability of being looked at by position, relative to the top. The bar of 5 % is for positions of 5,000 clicks or more.
 
 Shapes: P impressions · K positions.
 """
