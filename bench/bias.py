@@ -212,12 +212,15 @@ def ndcg(score_UI: np.ndarray, gain_UI: np.ndarray) -> np.ndarray:
     return (np.take_along_axis(gain_UI, top_UK, 1) * discount_K).sum(1) / (best_UK * discount_K).sum(1)
 
 
-def recovered(raw: np.ndarray, corrected: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
-    """(corrected − raw) / (true − raw) of the means over seeds, with the ends of a 95 % bootstrap interval over seeds."""
-    rng = np.random.default_rng(0)
-    place = rng.integers(0, len(raw), (4_000, len(raw)))
-    share = lambda at: (corrected[at] - raw[at]).mean(-1) / (true[at] - raw[at]).mean(-1)  # noqa: E731
-    return float(share(np.arange(len(raw)))), *np.quantile(share(place), [0.025, 0.975]).tolist()
+def recovered(raw: np.ndarray, corrected: np.ndarray, true: np.ndarray) -> tuple[float, float, float] | None:
+    """(corrected − raw) / (true − raw) of the means over seeds, with the ends of a 95 % bootstrap interval over seeds; None where the truth
+    does not lead in every resample, so that there is nothing to recover a share of."""
+    place = np.random.default_rng(0).integers(0, len(raw), (4_000, len(raw)))
+    lead = (true - raw)[place].mean(1)
+    if lead.min() <= 0:
+        return None
+    share = (corrected - raw)[place].mean(1) / lead
+    return float((corrected - raw).mean() / (true - raw).mean()), *np.quantile(share, [0.025, 0.975]).tolist()
 
 
 def gain(raw: np.ndarray, corrected: np.ndarray) -> tuple[float, float, float]:
@@ -246,7 +249,8 @@ def table(results: dict[str, dict]) -> str:
         cells = [f"{value[name].mean():.4f}" for name in names]
         cells.append("{:+.4f} [{:+.4f}, {:+.4f}]".format(*gain(value["raw"], value["corrected"])))
         for true in truths:
-            cells.append("{:.0%} [{:.0%}, {:.0%}]".format(*recovered(value["raw"], value["corrected"], value[true])))
+            share = recovered(value["raw"], value["corrected"], value[true])
+            cells.append("{:.0%} [{:.0%}, {:.0%}]".format(*share) if share else "the truth leads too little")
         lines.append(f"| {world} | {len(of['seeds'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,18 +1,22 @@
 """Bias: what was shown and looked at, undone in one place; what cannot be divided by is refused by row."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from data.bias import Bias, by_rows, by_weight, item_slope, own_slope
 from data.examination import Examination, certain
-from data.impressions import Observed, Rows, Shown
+from data.impressions import Observed, Rows, Shown, observed
 from data.imputation import logistic
 from data.propensity import PropensityError, even, logged
+from tests.logs import small
 
 SLOPES = np.array([1.0, 1.0, 0.5, 0.25])  # of a place unknown (0), then of places 1 to 3
 
@@ -139,3 +143,17 @@ def test_no_label_knows_itself():
     with pytest.raises(ValueError, match="1 group"):
         logistic(feature, click, ones, zeros, ones, group * 0)
     assert partial(logistic, folds=2)(feature, click, ones, zeros, ones, group).shape == (300,)
+
+
+@pytest.mark.parametrize("path", sorted(Path("conf/bias").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_choice_weighs_a_log_of_slates_and_gains_from_its_own_estimates(path):
+    """On the simulated world, which has all that any estimator asks for; `none` weighs all alike, and no other does."""
+    bias = instantiate(OmegaConf.load(path))
+    log = small()[1]
+    seen = observed(log, before=1)
+    event = log.before(1).liked(0)
+    asked = Rows(log.item_row_E[event], log.propensity_E[event], log.position_E[event], log.moment_EC[event, 2])
+    weight = bias.click_weight(seen, asked)
+    assert np.isfinite(weight).all() and weight.min() > 0 and (len(np.unique(weight)) == 1) == (path.stem == "none")
+    left = bias.diagnosed(seen, asked)
+    assert left.rows == len(event) and 0 < left.share <= 1 and (left.share == 1) == (path.stem == "none")
