@@ -75,13 +75,15 @@ def test_graded_ndcg_by_hand():
     assert graded_ndcg(score, gain).tolist() == pytest.approx([(1 + 3 * second) / (3 + second), 1])
 
 
-def test_a_tenth_is_held_out_of_the_last_part_alone():
-    one = held_out(np.ones(40, int), np.ones(40, bool))
-    assert np.flatnonzero(one).tolist() == [0, 10, 20, 30]
-    part_G, learn_G = np.array([0] * 60 + [1] * 40 + [2] * 9), np.array([True] * 100 + [False] * 9)
-    assert np.flatnonzero(held_out(part_G, learn_G)).tolist() == list(range(60, 100, 4))
-    few = held_out(np.array([0] * 90 + [1] * 10), np.ones(100, bool))
-    assert np.flatnonzero(few).tolist() == [90, 92, 94, 96, 98]
+def test_a_tenth_is_held_out_the_latest_of_the_last_part():
+    now_G = np.arange(100)[::-1]
+    one = held_out(np.ones(100, int), now_G, np.ones(100, bool))
+    assert np.flatnonzero(one).tolist() == list(range(10))
+    part_G, learn_G = np.array([0] * 50 + [1] * 40 + [2] * 10), np.array([True] * 90 + [False] * 10)
+    assert np.flatnonzero(held_out(part_G, now_G, learn_G)).tolist() == list(range(50, 59))
+    few = held_out(np.array([0] * 90 + [1] * 10), now_G, np.ones(100, bool))
+    assert np.flatnonzero(few).tolist() == list(range(90, 95))
+    assert not held_out(np.zeros(1, int), np.zeros(1), np.ones(1, bool)).any()
 
 
 def batch(groups=40, items=5) -> RankingBatch:

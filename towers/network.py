@@ -103,10 +103,11 @@ class Additive(nn.Module):
         self.query = nn.Linear(width, hidden)
         self.profile = Piecewise(profile, hidden, ramps=ramps)
         self.candidate = nn.Linear(width, hidden)
-        self.user_number, self.item_number = Piecewise(number, hidden, ramps=ramps), Piecewise(number, hidden, ramps=ramps)
+        self.number = Piecewise(number, 2 * hidden, ramps=ramps)  # of both bodies
 
     def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, T)."""
         user_BH = self.query(query) + self.profile(profile) + self.user_moment(moment)
         item_BKH = self.candidate(candidate) + self.item_moment(moment).unsqueeze(1)
-        return self.of_user(user_BH.unsqueeze(1) + self.user_number(number)) + self.of_item(item_BKH + self.item_number(number))
+        of_user_BKH, of_item_BKH = self.number(number).chunk(2, dim=-1)
+        return self.of_user(user_BH.unsqueeze(1) + of_user_BKH) + self.of_item(item_BKH + of_item_BKH)
