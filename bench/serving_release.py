@@ -219,9 +219,11 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
     watch_time = WatchTime(torch.linspace(4, 9, 19), torch.linspace(0, 5_000, 101).expand(20, -1))
     cross, trunk = partial(CrossNetwork, layers=1, rank=32), partial(SharedTrunk, hidden=48, dropout=0.2)
     body = partial(Body, hidden=96, dropout=0.2, tower=16, cross=cross, trunk=trunk)
+    vectors = Spread.of(torch.randn(1000, world.width).numpy() / world.width**0.5)
     ranker = Ranker(
-        width=world.width, moment_sizes=MOMENT_SIZES, number=number, profile=profile, network=partial(Additive, ramps=8, body=body),
-        answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)), value_weight={"click": 1.0},
+        width=world.width, moment_sizes=MOMENT_SIZES, query=vectors, candidate=vectors, number=number, profile=profile,
+        network=partial(Additive, ramps=8, body=body), answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)),
+        value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():
         user.mix[-1].weight.mul_(0.1)  # a taste close to the state: queries lie where items do

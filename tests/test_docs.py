@@ -105,6 +105,10 @@ def their_data(folder: Path) -> None:
     log = pl.DataFrame({"visitor": [f"v{user}" for user in user_E], "sku": [f"s{film}" for film in film_E], "at": at_E})
     for part, name in enumerate(("2023-11", "2023-12")):
         log[1200 * part : 1200 * (part + 1)].write_parquet(folder / "logs" / f"{name}.parquet")
+    held_E = np.arange(2400) % 8 == 0  # what chance showed
+    judged_E = rng.integers(1, 4, 2400) + 2 * (film_E % 4 == taste_U[user_E])
+    ratings = {"user": user_E, "item": np.where(held_E, rng.integers(0, 60, 2400), film_E), "rating": judged_E, "at": at_E}
+    pl.DataFrame(ratings).with_columns(split=np.where(held_E, "test", "train")).write_csv(folder / "ratings.csv")
     with (folder / "films.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("sku", "name", "genre"), *((f"s{film}", f"Film {film}", f"{'abcd'[film % 4]}|all") for film in range(60))]

@@ -29,8 +29,10 @@ def untrained(**parts) -> Ranker:
     rng = np.random.default_rng(0)
     watch_time = WatchTime.fit(rng.exponential(600, 400), rng.random(400) * 8, groups=3, points=11, rows=20)
     plain = {
-        "width": 6, "moment_sizes": (24, 7), "number": Spread.of(rng.normal(3, 2, (200, X))), "profile": Spread.of(rng.random((200, U))),
-        "answers": Answers(watch_time, (1.0, 5.0), (True,) * 5), "network": network(Joint), "value_weight": WEIGHT,
+        "width": 6, "moment_sizes": (24, 7), "query": Spread.of(rng.normal(0.1, 0.4, (200, 6))),
+        "candidate": Spread.of(rng.normal(-0.2, 2, (200, 6))), "number": Spread.of(rng.normal(3, 2, (200, X))),
+        "profile": Spread.of(rng.random((200, U))), "answers": Answers(watch_time, (1.0, 5.0), (True,) * 5),
+        "network": network(Joint), "value_weight": WEIGHT,
     }  # fmt: skip
     torch.manual_seed(0)
     return Ranker(**plain | parts).eval()
@@ -91,6 +93,18 @@ def test_an_untrained_ranker_orders_as_retrieval_did():
     for head in ("click", "value"):
         answer = model(query, moment, profile, candidate, number)[0, :, HEADS.index(head)]
         assert torch.corrcoef(torch.stack([torch.logit(answer), number[0, :, NUMBERS.index("dot")]]))[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("kind", [Joint, Additive])
+def test_the_network_is_told_of_vectors_by_their_own_spread(kind):
+    """Another unit for query or candidate, and their spread in it, changes no answer; the dot product is a number of its own."""
+    query, moment, profile, candidate, number = question()
+    rng = np.random.default_rng(5)
+    column_N6 = rng.normal(0.1, 0.4, (200, 6)).astype(np.float32)
+    plain = ranker(network=network(kind), query=Spread.of(column_N6), candidate=Spread.of(column_N6))
+    other = ranker(network=network(kind), query=Spread.of(8 * column_N6 + 1), candidate=Spread.of(4 * column_N6 - 2))
+    answer = other(8 * query + 1, moment, profile, 4 * candidate.float() - 2, number)
+    torch.testing.assert_close(answer, plain(query, moment, profile, candidate.float(), number), rtol=1e-3, atol=1e-3)
 
 
 def test_user_and_item_apart_add_up():

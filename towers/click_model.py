@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from data.features import genre_match, genre_share
+from data.features import label_match, liked_count
 from data.judgements import Judgements
 from data.log import Log
 from towers.ranking_data import history_at
@@ -37,7 +37,7 @@ class ClickModel:
     def predict(self, log: Log, groups: Judgements) -> np.ndarray:
         """Of every item for every group: float64 (G, I)."""
         every_BI = np.broadcast_to(np.arange(len(self.item_I)), (len(groups.now_G), len(self.item_I)))
-        match_BI = genre_match(_share(log, groups, self.genre_IG), self.genre_IG, every_BI)
+        match_BI = label_match(_liked(log, groups, self.genre_IG), self.genre_IG, every_BI)
         logit_BI = self.slope_3[0] * self.item_I + self.slope_3[1] * self.user_U[groups.user_row_G, None] + self.slope_3[2] * match_BI
         return 1 / (1 + np.exp(-(logit_BI + self.intercept)))
 
@@ -60,7 +60,7 @@ def fit_click_model(log: Log, groups: Judgements) -> ClickModel | None:
         user_U = _lift(user_P[other_P], click_P[other_P], rate_P[other_P], users)
         lift_P2[mine_P] = np.column_stack([item_I[item_P[mine_P]], user_U[user_P[mine_P]]])
     genre_IG = log.catalogue.genre_IG
-    match_P = genre_match(_share(log, groups, genre_IG), genre_IG, groups.item_row_GK)[group_P, place_P]
+    match_P = label_match(_liked(log, groups, genre_IG), genre_IG, groups.item_row_GK)[group_P, place_P]
     learnt = LogisticRegression(C=1.0, max_iter=1_000).fit(np.column_stack([lift_P2, match_P, _logit(rate_P)]), click_P)
     *slope_3, of_position = learnt.coef_[0]
     intercept = float(learnt.intercept_[0] + of_position * _logit(click_P.mean()))
@@ -68,8 +68,8 @@ def fit_click_model(log: Log, groups: Judgements) -> ClickModel | None:
     return ClickModel(_lift(item_P, *of_all, items), _lift(user_P, *of_all, users), np.array(slope_3), intercept, genre_IG)
 
 
-def _share(log: Log, groups: Judgements, genre_IG: np.ndarray) -> np.ndarray:
-    return genre_share(genre_IG, history_at(log, groups.start_G, groups.end_G, groups.now_G, HISTORY))
+def _liked(log: Log, groups: Judgements, genre_IG: np.ndarray) -> np.ndarray:
+    return liked_count(genre_IG, history_at(log, groups.start_G, groups.end_G, groups.now_G, HISTORY))
 
 
 def _lift(row_P: np.ndarray, click_P: np.ndarray, rate_P: np.ndarray, count: int) -> np.ndarray:

@@ -49,7 +49,8 @@ def by_dot(proposed: Proposed) -> Tensor:
 
 
 class RankingTask(L.LightningModule):
-    """Trains a ranker on groups. `ranker(width, moment_sizes, number, profile, answers)` makes it, `optimizer(params)` trains it.
+    """Trains a ranker on groups. `ranker(width, moment_sizes, query, candidate, number, profile, answers)` makes it, `optimizer(params)`
+    trains it.
 
     The loss is the weighted sum over tasks of the weighted cross-entropy over known targets, all of which are places in [0, 1];
     `task_weight` says how much each counts. A task without labels trains nothing. `averaging()` is the callback that makes the weights that
@@ -63,8 +64,8 @@ class RankingTask(L.LightningModule):
     ):  # fmt: skip
         super().__init__()
         self.ranker = ranker(
-            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, number=data.number_spread, profile=data.profile_spread,
-            answers=data.answers,
+            width=data.model.width, moment_sizes=data.log.vocabulary.sizes, query=data.query_spread, candidate=data.candidate_spread,
+            number=data.number_spread, profile=data.profile_spread, answers=data.answers,
         )  # fmt: skip
         self.logits = self.ranker.logits
         self.answers = data.answers._replace(watch_time=self.ranker.watch_time)  # the one that moves with the model

@@ -98,6 +98,9 @@ class RankingData(L.LightningDataModule):
             )
         self._held: dict[int, RankingBatch] = {}
         told = self.features(self.fit_groups)
+        row_N = self.fit_groups.item_row_GK[self.fit_groups.there_GK]
+        self.query_spread = Spread.of(told.query_GD.numpy())
+        self.candidate_spread = Spread.of(self.model.row_IW[torch.as_tensor(row_N), : self.model.width].float().numpy())
         self.number_spread = Spread.of(told.number_GKX.numpy()[self.fit_groups.there_GK])
         self.profile_spread = Spread.of(told.profile_GU.numpy())
         self.answers = answers_of(self.fit_groups, told.number_GKX.numpy(), watch_time)
