@@ -196,12 +196,12 @@ def main() -> None:
     line.add_argument("--only", choices=SETTINGS, nargs="*", default=list(SETTINGS))
     line.add_argument("--out", type=Path, default=RESULTS)
     asked = line.parse_args()
-    results = {}
+    results = json.loads(asked.out.read_text())["settings"] if asked.out.is_file() else {}
     with threadpool_limits(1):
         for name in asked.only:
-            results[name] = coverage(SETTINGS[name], asked.logs, asked.resamples, asked.seed)
+            results[name] = {"commit": commit(), **coverage(SETTINGS[name], asked.logs, asked.resamples, asked.seed)}
             print(f"{name}: {results[name]['cpu_seconds']} s, {'holds' if held(results[name]) else 'DOES NOT HOLD'}", flush=True)
-            told = {"commit": commit(), "cores": os.cpu_count(), "threads": 1, "settings": results}
+            told = {"cores": os.cpu_count(), "threads": 1, "settings": {one: results[one] for one in SETTINGS if one in results}}
             asked.out.write_text(json.dumps(told, indent=1) + "\n")
     show(results, Console(width=120).print)
 

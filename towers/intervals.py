@@ -6,6 +6,7 @@ Shapes: N rounds · C owners (users, requests) of rounds · R resamples · T est
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm, t
 
 from towers.metrics import Interval
 from towers.off_policy import Terms
@@ -37,8 +38,12 @@ def bootstrap_contrast(
 
     Each resample takes every owner Poisson(1) times (Chamandy et al., CIKM 2012) and tells its own standard error, by linearisation: the
     interval turns round the quantiles of (value* − value) / error*, which leans with the skewness of heavy weights and rare clicks as the
-    percentile interval does not (Efron 1981; Hall, Annals of Statistics 1988). A resample in which an estimate has no weight says nothing
-    and is left out; with half of them gone, or fewer than two owners, the ends are NaN. Without spread they are the value itself.
+    percentile interval does not (Efron 1981; Hall, Annals of Statistics 1988). What heavy terms did not come is missing from every
+    resample too, so the error is widened as Student's is, by the degrees of freedom that its own variance tells, 2 (Σ e²)² / Σ e⁴
+    (Satterthwaite 1946): hardly where hundreds of terms carry it, by a twentieth where sixteen do.
+
+    A resample in which an estimate has no weight says nothing and is left out; with half of them gone, or fewer than two owners, the ends
+    are NaN. Without spread they are the value itself.
     """
     if whose_N is not None:
         estimates = [terms.by(whose_N) for terms in estimates]
@@ -52,7 +57,8 @@ def bootstrap_contrast(
     unit_T = np.array([terms.bottom_N.mean() for terms in estimates])
     residual_CT = np.stack([terms.top_N - at * terms.bottom_N for terms, at in zip(estimates, value_T, strict=True)], axis=1) / unit_T
     bottom_CT = np.stack([terms.bottom_N for terms in estimates], axis=1) / unit_T
-    error = np.sqrt(((residual_CT @ contrast_T) ** 2).sum()) / owners
+    square_C = (residual_CT @ contrast_T) ** 2
+    error = np.sqrt(square_C.sum()) / owners
     if error == 0:
         return Interval(value, value, value)
     column_C2T = np.concatenate([residual_CT, bottom_CT], axis=1)
@@ -72,7 +78,9 @@ def bootstrap_contrast(
     move_R = move_RT @ contrast_T
     error_R = np.sqrt(np.maximum(variance_R, (1e-6 * error) ** 2))  # rows of one kind alone: no error of their own, so very far out
     low, high = np.quantile(move_R / error_R, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf").tolist()
-    return Interval(value, value - high * error, value - low * error)
+    tail = (1 + confidence) / 2
+    error *= t.ppf(tail, 2 * square_C.sum() ** 2 / (square_C**2).sum()) / norm.ppf(tail)
+    return Interval(value, float(value - high * error), float(value - low * error))
 
 
 def _resampled_sums(column_CX: np.ndarray, resamples: int, seed: int) -> np.ndarray:
