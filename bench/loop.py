@@ -2,7 +2,7 @@
 
     python -m bench.loop                                     # everything, from what is there on: some hours on two cores
     python -m bench.loop --rounds 2 --seeds 0 --users 200 --items 150 --visits 100
-    python -m bench.loop --arms none counted_position        # names of conf/bias
+    python -m bench.loop --arms none counted_position        # names of conf/bias; or two, of the two-tower / of the ranker
 
 Each arm begins with the same log of a simulated world, and lives with the same people, who come at the same times. A round is a training by
 train.py's own parts (two-tower, then ranker) on all that was logged so far, an export by export.py, and days of homepages from the real
@@ -81,7 +81,7 @@ class Setting:
         return (f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}")
 
 
-def words(folder: Path, arm: str, seed: int, number: int, setting: Setting) -> list[str]:
+def words(folder: Path, bias: str, seed: int, number: int, setting: Setting) -> list[str]:
     """What every training of an arm is told: all that was logged so far, by the column names it was written with. The ranker learns from
     the last round (before the first, from the last two weeks), the two-tower from all before it; some hours are left for a test."""
     days = 14 if number == 1 else setting.days
@@ -89,7 +89,7 @@ def words(folder: Path, arm: str, seed: int, number: int, setting: Setting) -> l
         "data=tables", f"data.items={folder}/logs/base/items.parquet", f"data.users={folder}/logs/base/users.parquet",
         f"data.events='{folder}/logs/*/events*.parquet'", f"data.impressions='{folder}/logs/*/impressions*.parquet'",
         "split._target_=data.split.by_days", "~split.test_quantile", "~split.validation_quantile", "+split.test_days=0.25",
-        f"+split.validation_days={days}", f"bias={arm}", f"seed={seed}", f"name={arm}", "question=loop", "trainer.trainer.accelerator=cpu",
+        f"+split.validation_days={days}", f"bias={bias}", f"seed={seed}", "name=loop", "question=loop", "trainer.trainer.accelerator=cpu",
     ]  # fmt: skip
 
 
@@ -112,9 +112,10 @@ def fitted(told: list[str], folder: Path) -> Path:
 
 def released(folder: Path, arm: str, seed: int, number: int, setting: Setting) -> None:
     """Train both models on what is logged, and make them what is served."""
-    told, runs = words(folder, arm, seed, number, setting), folder / "runs"
-    retrieval = fitted([*told, "task=two_tower", *setting.train], runs / f"{number}_retrieval")
-    ranker = fitted([*told, "task=ranker", f"task.retrieval={retrieval}", *setting.ranker], runs / f"{number}_ranker")
+    runs, (finds, _, orders) = folder / "runs", arm.partition("/")
+    to_find, to_order = (words(folder, bias, seed, number, setting) for bias in (finds, orders or finds))
+    retrieval = fitted([*to_find, "task=two_tower", *setting.train], runs / f"{number}_retrieval")
+    ranker = fitted([*to_order, "task=ranker", f"task.retrieval={retrieval}", *setting.ranker], runs / f"{number}_ranker")
     export = [
         f"retrieval={retrieval}", f"ranker={ranker}", f"releases={folder}/releases", f"version=round-{number}", "golden_requests=2",
         "frontier_requests=2", f"mlflow=sqlite:///{folder}/mlflow.db", f"hydra.run.dir={runs}/{number}_export",
@@ -159,9 +160,10 @@ def arms(folder: Path, names: list[str], seeds: list[int], setting: Setting) -> 
     found: dict[str, list[list[dict[str, float]]]] = {name: [] for name in names}
     for seed in seeds:
         for name in names:
-            kept = folder / f"{name}-{seed}.json"
+            called = f"{name}-{seed}".replace("/", "+")
+            kept = folder / f"{called}.json"
             if not kept.is_file():
-                with tempfile.TemporaryDirectory(prefix=f"{name}-{seed}-", dir=folder) as place:
+                with tempfile.TemporaryDirectory(prefix=f"{called}-", dir=folder) as place:
                     kept.write_text(json.dumps(lived(Path(place), name, seed, setting), indent=1))
             found[name].append(json.loads(kept.read_text()))
     return found
@@ -209,14 +211,19 @@ def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
 def main() -> None:
     """Live through all arms and seeds, print the table, write the figures and the picture."""
     parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__.partition("\n")[0])
-    parser.add_argument("--arms", nargs="+", default=["none", "popularity"], help="names of conf/bias")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=["none", "counted_position/position"],
+        help="names of conf/bias, one, or that of the two-tower / that of the ranker",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--users", type=int, default=1200)
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--events", type=int, default=4_000, help="of the log that everything begins with")
     parser.add_argument("--days", type=int, default=3, help="of a round")
-    parser.add_argument("--visits", type=int, default=250, help="homepages a day")
+    parser.add_argument("--visits", type=int, default=500, help="homepages a day")
     parser.add_argument("--exponent", type=float, default=1.0, help="place k is looked at with probability k^-exponent")
     parser.add_argument("--epsilon", type=float, default=0.1, help="of explore slots")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-loop", help="keeps what is done")
