@@ -222,7 +222,7 @@ def models(world: World) -> tuple[UserTower, ItemTower, Ranker]:
     vectors = Spread.of(torch.randn(1000, world.width).numpy() / world.width**0.5)
     ranker = Ranker(
         width=world.width, moment_sizes=MOMENT_SIZES, query=vectors, candidate=vectors, number=number, profile=profile,
-        network=partial(Additive, ramps=8, body=body), answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)),
+        network=partial(Additive, ramps=8, vector_ramps=0, body=body), answers=Answers(watch_time, (1.0, 5.0), (True,) * len(TASKS)),
         value_weight={"click": 1.0},
     )  # fmt: skip
     with torch.no_grad():

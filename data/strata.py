@@ -39,21 +39,27 @@ def by_belief(shown: Shown) -> np.ndarray:
     the score by which the policy orders, with noise. The place that a slate's other propensities lead one to expect, with its spread, is
     then a balancing score (Imai & van Dyk 2004, for Rosenbaum & Rubin 1983); impressions of the same such score differ in position by
     chance alone. At a ceiling or floor of the propensities that several of a slate share, what the policy thought of them no longer shows:
-    such impressions are each a group of its own, compared with nothing.
+    such impressions are each a group of its own, compared with nothing, and the others are placed among themselves, in the positions left.
     Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
     """
+    hidden_P = _hidden(shown)
+    group_P = np.arange(len(hidden_P))
+    if hidden_P.any():
+        logger.info(
+            "harvest: %s of %s impressions stand at a shared ceiling or floor, compared with nothing", hidden_P.sum(), len(hidden_P)
+        )
+    if not hidden_P.all():
+        group_P[~hidden_P] = len(hidden_P) + _alike(shown.where(~hidden_P))
+    return group_P
+
+
+def _alike(shown: Shown) -> np.ndarray:
     place_P, spread_P, known_P = expectation(shown)
     key_P = np.zeros(len(place_P), np.int64)
     spaced = (np.floor(place_P / PLACE + 0.5), np.floor(spread_P / SPREAD + 0.5))
     for column_P in (shown.arm_P, _shape(shown), *(column_P.astype(np.int64) for column_P in spaced)):
         key_P = np.unique(key_P * (int(column_P.max()) + 1) + column_P, return_inverse=True)[1]
-    group_P = np.where(known_P, key_P, int(key_P.max()) + 1 + shown.item_row_P)
-    hidden_P = _hidden(shown) & known_P
-    if hidden_P.any():
-        logger.info(
-            "harvest: %s of %s impressions stand at a shared ceiling or floor, compared with nothing", hidden_P.sum(), len(hidden_P)
-        )
-    return np.where(hidden_P, int(group_P.max()) + 1 + np.arange(len(group_P)), group_P)
+    return np.where(known_P, key_P, int(key_P.max()) + 1 + shown.item_row_P)
 
 
 def _hidden(shown: Shown) -> np.ndarray:

@@ -206,7 +206,7 @@ def test_a_curve_that_is_a_power_law_is_sharpened_and_another_stays_as_found():
     assert as_found(law, noise, position)[0] is law
 
 
-STRONG = World.strong(users=1000, items=400, events=30_000, seed=5)
+STRONG = World.strong(users=1500, items=400, events=50_000, seed=5)
 GENTLE = replace(STRONG, attention=Attention((0.7, 0.7, 0.7)))
 
 
@@ -222,7 +222,7 @@ def test_belief_finds_the_truth_that_items_alone_miss(world):
     observed, true_K = truth_of(world)
     curve = harvested_curve(observed)
     assert (np.abs(np.log(curve.slope_DK[0] / true_K))[1:] < 4 * curve.error_DK[0, 1:]).all()
-    assert curve.error_DK.max() < 0.15
+    assert curve.error_DK.max() < 0.12
     by_chance = randomised_curve(observed, arms=("uniform",))
     assert (np.abs(np.log(by_chance.slope_DK[0] / true_K))[1:] < 4 * by_chance.error_DK[0, 1:]).all()
     naive = harvested_curve(observed, strata=by_item)
@@ -254,7 +254,8 @@ def test_trust_is_told_from_attention():
     slope = theta * (1 - false) / (1 - false[0])
     offset = theta * false - slope * false[0]
     assert (np.abs(np.log(curve.slope_DK[0] / slope))[1:] < 4 * curve.error_DK[0, 1:]).all()
-    np.testing.assert_allclose(curve.offset_DK[0], offset, atol=0.07)
+    # an offset makes up for its slope at the mean relevance, below 1/2
+    assert (np.abs(curve.offset_DK[0] - offset)[1:] < 4 * 0.5 * (slope * curve.error_DK[0])[1:]).all()
     assert (curve.offset_DK[0, 1:] < 0).all()  # the top is trusted most
 
 

@@ -22,7 +22,8 @@ MIXTURE = partial(MixtureOfExperts, hidden=4, dropout=0.1, experts=3)
 
 
 def network(kind, *, cross=partial(CrossNetwork, layers=2, rank=3), trunk=TRUNK):  # noqa: B008 - a partial is no call
-    return partial(kind, ramps=4, body=partial(Body, hidden=8, dropout=0.1, tower=3, cross=cross, trunk=trunk))
+    ramps = {"ramps": 4} | ({"vector_ramps": 2} if kind is Additive else {})
+    return partial(kind, **ramps, body=partial(Body, hidden=8, dropout=0.1, tower=3, cross=cross, trunk=trunk))
 
 
 def untrained(**parts) -> Ranker:

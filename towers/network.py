@@ -1,6 +1,6 @@
 """What stands between what a ranker is told and its logits: networks that read everything together, or user and item apart.
 
-Each is called as `network(width, moment_sizes, number, profile, tasks)` with how the columns of `number` and `profile` are spread.
+Each is called as `network(width, moment_sizes, query, candidate, number, profile, tasks)` with how the columns of the four are spread.
 
 Shapes: B requests · K candidates · D width · H hidden · C moment columns · U profile columns · X numbers · T tasks.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from towers.mixture import TaskTowers
-from towers.piecewise import Piecewise, Spread
+from towers.piecewise import Piecewise, Spread, Standard
 
 MANY = 256  # candidates of one query from which on their products are joined
 
@@ -57,11 +57,12 @@ class Joint(nn.Module):
     query × candidate, element by element, is the first cross."""
 
     def __init__(
-        self, *, width: int, moment_sizes: tuple[int, ...], number: Spread, profile: Spread, tasks: int, ramps: int,
-        body: Callable[[int], Body],
+        self, *, width: int, moment_sizes: tuple[int, ...], query: Spread, candidate: Spread, number: Spread, profile: Spread, tasks: int,
+        ramps: int, body: Callable[[int], Body],
     ):  # fmt: skip
         super().__init__()
         self.many = MANY
+        self.standard_query, self.standard_candidate = Standard(query), Standard(candidate)
         self.body = body(tasks)
         hidden = self.body.hidden
         self.moment = Moment(moment_sizes, hidden)
@@ -73,8 +74,9 @@ class Joint(nn.Module):
 
     def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, T)."""
-        user_BH = self.query(query) + self.profile(profile) + self.moment(moment)
-        return self.body(user_BH.unsqueeze(1) + self.crossed(query, candidate) + self.number(number))
+        query_BD, candidate_BKD = self.standard_query(query), self.standard_candidate(candidate)
+        user_BH = self.query(query_BD) + self.profile(profile) + self.moment(moment)
+        return self.body(user_BH.unsqueeze(1) + self.crossed(query_BD, candidate_BKD) + self.number(number))
 
     def crossed(self, query: Tensor, candidate_BKD: Tensor) -> Tensor:
         """A·c + X·(c ⊙ q), (B, K, H), of each candidate c. As X·(c ⊙ q) is (X · diag q)·c, the two products are one wherever a query
@@ -93,16 +95,16 @@ class Additive(nn.Module):
     """
 
     def __init__(
-        self, *, width: int, moment_sizes: tuple[int, ...], number: Spread, profile: Spread, tasks: int, ramps: int,
-        body: Callable[[int], Body],
+        self, *, width: int, moment_sizes: tuple[int, ...], query: Spread, candidate: Spread, number: Spread, profile: Spread, tasks: int,
+        ramps: int, vector_ramps: int, body: Callable[[int], Body],
     ):  # fmt: skip
         super().__init__()
         self.of_user, self.of_item = body(tasks), body(tasks)
         hidden = self.of_user.hidden
         self.user_moment, self.item_moment = Moment(moment_sizes, hidden), Moment(moment_sizes, hidden)
-        self.query = nn.Linear(width, hidden)
+        self.query = Piecewise(query, hidden, ramps=vector_ramps)
         self.profile = Piecewise(profile, hidden, ramps=ramps)
-        self.candidate = nn.Linear(width, hidden)
+        self.candidate = Piecewise(candidate, hidden, ramps=vector_ramps)
         self.number = Piecewise(number, 2 * hidden, ramps=ramps)  # of both bodies
 
     def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:

@@ -28,6 +28,20 @@ class Spread(NamedTuple):
         return cls(*(torch.as_tensor(np.ascontiguousarray(table, np.float32)) for table in told))
 
 
+class Standard(nn.Module):
+    """Columns of mean 0 and standard deviation 1. A unit vector of 64 columns is an eighth in each: as it is, it would be learned that much
+    slower than a number."""
+
+    def __init__(self, spread: Spread):
+        super().__init__()
+        self.register_buffer("mean", spread.mean.clone())
+        self.register_buffer("std", spread.std.clone())
+
+    def forward(self, column: Tensor) -> Tensor:
+        """Any shape (…, X)."""
+        return (column - self.mean) / self.std
+
+
 class Piecewise(nn.Module):
     """A linear layer of standardised columns and of Q ramps of each, from 0 to 1 between one quantile and the next (piecewise linear
     encoding, Gorishniy et al. 2022, arXiv 2203.05556): any function of a column that bends at its quantiles, where a plain layer has a
@@ -38,14 +52,11 @@ class Piecewise(nn.Module):
         columns, points = spread.quantile.shape
         edge_XQ1 = spread.quantile[:, torch.linspace(0, points - 1, ramps + 1).round().long()]
         rise_XQ = edge_XQ1.diff(dim=1).clamp_min(1e-6)  # of one value that many rows share a step is made
-        for name, buffer in {"mean": spread.mean, "std": spread.std, "foot_XQ": edge_XQ1[:, :-1], "rise_XQ": rise_XQ}.items():
-            self.register_buffer(name, buffer.clone())
+        self.standard = Standard(spread)
+        self.register_buffer("foot_XQ", edge_XQ1[:, :-1].clone())
+        self.register_buffer("rise_XQ", rise_XQ)
         self.layer = nn.Linear(columns * (1 + ramps), width, bias=False)
         nn.init.zeros_(self.layer.weight.data[:, columns:])
-
-    def standard(self, column: Tensor) -> Tensor:
-        """Of mean 0 and standard deviation 1, any shape (…, X)."""
-        return (column - self.mean) / self.std
 
     def forward(self, column: Tensor) -> Tensor:
         """(…, X) → (…, width)."""

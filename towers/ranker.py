@@ -31,10 +31,8 @@ class Ranker(nn.Module):
     """Query, moment, profile, candidate rows and their numbers to one value per candidate and head.
 
     `network` (`towers.network`) makes what gives the logits; to these is added a line of the standardised numbers, which begins as
-    retrieval's dot product. `query`, `candidate`, `number` and `profile` say how their columns are spread; the first two are told to the
-    network standardised, for a unit vector of 64 columns is an eighth in each and would be learned that much slower than a number.
-    `value_weight` says how much each task counts in
-    value; one without any label counts nothing.
+    retrieval's dot product. `query`, `candidate`, `number` and `profile` say how their columns are spread. `value_weight` says how much
+    each task counts in value; one without any label counts nothing.
 
     Raises:
         ValueError: a weight below 0 or of no task, or no weight above 0 for a task that has labels.
@@ -46,7 +44,9 @@ class Ranker(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.duration = NUMBERS.index("log_duration_seconds")
-        self.network = network(width=width, moment_sizes=moment_sizes, number=number, profile=profile, tasks=len(TASKS))
+        self.network = network(
+            width=width, moment_sizes=moment_sizes, query=query, candidate=candidate, number=number, profile=profile, tasks=len(TASKS)
+        )
         self.skip = nn.Linear(len(number.mean), len(TASKS), bias=False)
         nn.init.zeros_(self.skip.weight)
         for task in ("click", "complete", "watch"):  # they begin as retrieval's order, and must learn to depart from it
@@ -54,7 +54,6 @@ class Ranker(nn.Module):
         self.watch_time = deepcopy(answers.watch_time)  # the data keep theirs where they are
         low, high = answers.rating_range
         for name, buffer in {
-            "query_mean": query.mean, "query_std": query.std, "candidate_mean": candidate.mean, "candidate_std": candidate.std,
             "number_mean": number.mean, "number_std": number.std, "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)),
             "rating_low": torch.tensor(float(low)), "rating_span": torch.tensor(float(high - low)),
             "value_T": value_share(value_weight, answers.known), "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
@@ -63,9 +62,7 @@ class Ranker(nn.Module):
 
     def logits(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, T), one per task, before calibration."""
-        query_BD = (query - self.query_mean) / self.query_std
-        candidate_BKD = (candidate.to(query.dtype) - self.candidate_mean) / self.candidate_std
-        told_BKT = self.network(query_BD, moment, profile, candidate_BKD, number)
+        told_BKT = self.network(query, moment, profile, candidate.to(query.dtype), number)
         return told_BKT + self.skip((number - self.number_mean) / self.number_std)
 
     def calibrated(self, logit_BKT: Tensor) -> Tensor:
