@@ -55,13 +55,13 @@ def test_people_look_by_position_and_click_by_attraction(crowd):
     requests = crowd.visits(0, 3_000, rng)
     item_RS = np.tile(np.arange(6), (len(requests.user_row_R), 1))
     examined, clicked, expected = np.zeros(6), np.zeros(6), np.zeros(6)
-    for _ in range(100):
+    for _ in range(30):
         slates, events = crowd.respond(requests, item_RS, rng)
-        examined, clicked = examined + slates.examined.mean(0) / 100, clicked + slates.clicked.mean(0) / 100
-        expected += (slates.examination * slates.attraction).mean(0) / 100
+        examined, clicked = examined + slates.examined.mean(0) / 30, clicked + slates.clicked.mean(0) / 30
+        expected += (slates.examination * slates.attraction).mean(0) / 30
         assert len(events.filter(events["event_type"] != "rate")) == slates.clicked.sum()
-    np.testing.assert_allclose(examined, np.arange(1.0, 7) ** -0.3, atol=5 * 0.5 / np.sqrt(100 * len(item_RS)))
-    np.testing.assert_allclose(clicked, expected, atol=5 * 0.5 / np.sqrt(100 * len(item_RS)))
+    np.testing.assert_allclose(examined, np.arange(1.0, 7) ** -0.3, atol=5 * 0.5 / np.sqrt(30 * len(item_RS)))
+    np.testing.assert_allclose(clicked, expected, atol=5 * 0.5 / np.sqrt(30 * len(item_RS)))
 
 
 def test_an_empty_place_is_not_shown(crowd):
