@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "loop.json"
 PICTURE = ROOT / "docs" / "pictures" / "loop.png"
 PATIENT = ("triton.timeout_ms=10000", "deadline_ms=20000", "time=log-end", *(f"sources.{name}.timeout_ms=10000" for name in BUDGETS))
-BARE = ("editorial=null", "judged=0", "rules.boosts={}", "rules.caps={}", "rules.turns={}")
+BARE = ("editorial=null", "judged=0", "~rules.boosts", "~rules.caps", "~rules.turns")
 """What editors and rules do to a page is the same in every arm, and hides what models do: it is left out."""
 
 

@@ -6,9 +6,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from bench.crowd import Crowd, Shown, figures, gini
-from bench.loop import ROOT, Setting, fitted, lived, words
+from bench.loop import BARE, ROOT, Setting, fitted, lived, words
 from data.impressions import frame
 from data.outcomes import Slates
+from serve.settings import settings
 from towers.saved import SavedRetrieval
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
@@ -33,6 +34,11 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
     assert set(served["propensity"].drop_nulls()) > {0.5} and served["position"].max() == 6  # chance kept its item, or drew another
     again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, 2, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
     assert again.row_IW.shape[0] == 48 and np.isfinite(again.row_IW.numpy()).all()
+
+
+def test_no_rule_decides_but_the_models_and_chance():
+    rules = settings([*BARE, *SETTING.explore()]).rules
+    assert not (rules.boosts or rules.caps or rules.turns) and (rules.explore.places, rules.explore.epsilon) == ((3, 6), 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.engines import published, started
 
 ROOT = Path(__file__).parents[1]
 EPSILON, SLOTS = 0.5, (2, 4)
-CHANCE = (f"rules.explore.places={list(SLOTS)}", f"rules.explore.epsilon={EPSILON}", "rules.turns={}")
+CHANCE = (f"rules.explore.places={list(SLOTS)}", f"rules.explore.epsilon={EPSILON}", "~rules.turns")
 
 
 @pytest.fixture(scope="module")
