@@ -26,7 +26,8 @@ def even(observed: Observed, rows: Rows) -> np.ndarray:
 
 
 def logged(observed: Observed, rows: Rows) -> np.ndarray:
-    """What the policy wrote down: (N,). Assumes that it wrote the truth.
+    """What the policy wrote down: (N,). Assumes that it wrote the truth (Horvitz & Thompson 1952; Schnabel et al., ICML 2016). Where all
+    is 1 there was no chance, and a warning says that nothing is corrected.
 
     Raises:
         PropensityError: a row without one; the other estimators serve such logs.
@@ -37,6 +38,10 @@ def logged(observed: Observed, rows: Rows) -> np.ndarray:
         raise PropensityError(
             f"training row {row} has no logged propensity ({missing.sum():,} of {len(missing):,} rows);"
             " choose bias=popularity or bias=none, or log them"
+        )
+    if len(rows.logged_N) and (rows.logged_N == 1).all():
+        logger.warning(
+            "exposure: all %s logged propensities are 1: without chance there is no overlap, and nothing is corrected", len(missing)
         )
     return rows.logged_N
 

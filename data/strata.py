@@ -38,16 +38,14 @@ def by_belief(shown: Shown) -> np.ndarray:
     Assumes that given the propensities of a slate its order is chance, the same law in all slates of an arm: a propensity that grows with
     the score by which the policy orders, with noise. The place that a slate's other propensities lead one to expect, with its spread, is
     then a balancing score (Imai & van Dyk 2004, for Rosenbaum & Rubin 1983); impressions of the same such score differ in position by
-    chance alone. At a ceiling or floor of the propensities that several of a slate share, what the policy thought of them no longer shows:
-    such impressions are each a group of its own, compared with nothing, and the others are placed among themselves, in the positions left.
-    Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
+    chance alone. What was certain to be shown, or stands at a ceiling or floor that several of a slate share, no longer tells what the
+    policy thought of it: such impressions are each a group of its own, compared with nothing, and the others are placed among themselves,
+    in the positions left. Slates with a missing propensity are grouped by item, with the assumption of `by_item`.
     """
     hidden_P = _hidden(shown)
     group_P = np.arange(len(hidden_P))
     if hidden_P.any():
-        logger.info(
-            "harvest: %s of %s impressions stand at a shared ceiling or floor, compared with nothing", hidden_P.sum(), len(hidden_P)
-        )
+        logger.info("harvest: %s of %s impressions stand at a ceiling or floor, compared with nothing", hidden_P.sum(), len(hidden_P))
     if not hidden_P.all():
         group_P[~hidden_P] = len(hidden_P) + _alike(shown.where(~hidden_P))
     return group_P
@@ -63,8 +61,9 @@ def _alike(shown: Shown) -> np.ndarray:
 
 
 def _hidden(shown: Shown) -> np.ndarray:
-    """Whether an impression has the largest or the smallest propensity of its arm, and slates hold several of those beside others, (P,)."""
-    request_P, hidden_P = _places(shown)[0], np.zeros(len(shown.logged_P), bool)
+    """Whether an impression was certain to be shown, or has the largest or the smallest propensity of its arm where slates hold several of
+    those beside others, (P,)."""
+    request_P, hidden_P = _places(shown)[0], shown.logged_P >= 1
     slots_R = np.bincount(request_P)
     for arm in np.unique(shown.arm_P):
         mine_P = shown.arm_P == arm

@@ -30,7 +30,7 @@ from data.propensity import PropensityError
 from data.smooth import as_found, power_law
 from data.strata import expected_place, order_law
 from data.world import World
-from tests.worlds import TINY, simulated
+from tests.worlds import SMALL_STRONG, TINY, simulated
 
 
 def shown_of(*cells: tuple[int, int, int, int], device: int = 1, arm: int = 0, arms=("policy", "uniform"), logged: float = np.nan) -> Shown:
@@ -122,8 +122,10 @@ def test_a_policy_that_always_orders_as_it_believes_is_no_experiment():
     )
     with pytest.raises(OverlapError, match="no overlap: among positions 1, 2, 3"):
         harvested_curve(seen(certain_order))
-    # propensities of one everywhere say nothing of what it believed: then its order is taken for chance
-    assert np.isfinite(harvested_curve(seen(certain_order._replace(logged_P=np.ones(3 * R)))).slope_DK).all()
+    with pytest.raises(OverlapError, match="no overlap"):  # what was certain says nothing of what was believed
+        harvested_curve(seen(certain_order._replace(logged_P=np.ones(3 * R))))
+    by_chance = certain_order._replace(logged_P=np.full(3 * R, 0.3), item_row_P=rng.permuted(np.tile(slot[:3], (R, 1)), axis=1).ravel())
+    assert np.isfinite(harvested_curve(seen(by_chance)).error_DK).all()
 
 
 def test_positions_never_compared_take_the_nearest_ones_and_are_counted(caplog):
@@ -206,8 +208,7 @@ def test_a_curve_that_is_a_power_law_is_sharpened_and_another_stays_as_found():
     assert as_found(law, noise, position)[0] is law
 
 
-STRONG = World.strong(users=1500, items=400, events=50_000, seed=5)
-GENTLE = replace(STRONG, attention=Attention((0.7, 0.7, 0.7)))
+GENTLE = replace(World.strong(users=1500, items=400, events=50_000, seed=5), attention=Attention((0.7, 0.7, 0.7)))
 
 
 def truth_of(world: World) -> tuple[Observed, np.ndarray]:
@@ -217,16 +218,20 @@ def truth_of(world: World) -> tuple[Observed, np.ndarray]:
     return Observed(np.zeros(world.items), shown), true_K / true_K[0]
 
 
-@pytest.mark.parametrize("world", [STRONG, GENTLE], ids=["strong", "gentle"])
-def test_belief_finds_the_truth_that_items_alone_miss(world):
+@pytest.mark.parametrize("world", [SMALL_STRONG, GENTLE], ids=["strong", "gentle"])
+def test_belief_and_chance_find_the_truth(world):
     observed, true_K = truth_of(world)
     curve = harvested_curve(observed)
     assert (np.abs(np.log(curve.slope_DK[0] / true_K))[1:] < 4 * curve.error_DK[0, 1:]).all()
-    assert curve.error_DK.max() < 0.12
     by_chance = randomised_curve(observed, arms=("uniform",))
     assert (np.abs(np.log(by_chance.slope_DK[0] / true_K))[1:] < 4 * by_chance.error_DK[0, 1:]).all()
-    naive = harvested_curve(observed, strata=by_item)
+
+
+def test_items_alone_miss_what_belief_finds():
+    observed, true_K = truth_of(GENTLE)
+    naive, curve = harvested_curve(observed, strata=by_item), harvested_curve(observed)
     assert np.log(true_K / naive.slope_DK[0])[-1] > 4 * naive.error_DK[0, -1]
+    assert np.abs(curve.slope_DK[0] / true_K - 1).max() < 0.12
 
 
 def test_slates_without_propensities_are_grouped_by_item():
@@ -248,7 +253,7 @@ TRUST = (0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04)
 
 
 def test_trust_is_told_from_attention():
-    world = replace(World.mild(users=1000, items=200, events=40_000, seed=3), attention=Attention((0.7, 0.7, 0.7), trust=TRUST))
+    world = replace(World.mild(users=1000, items=200, events=30_000, seed=3), attention=Attention((0.7, 0.7, 0.7), trust=TRUST))
     curve = trust_curve(truth_of(world)[0])
     theta, false = np.arange(1.0, 9) ** -0.7, np.array(TRUST)
     slope = theta * (1 - false) / (1 - false[0])

@@ -53,6 +53,11 @@ def test_only_the_logged_estimator_refuses_a_missing_one():
         assert ips_weight(estimate(seen, holes), floor=0.01).shape == (4,)
 
 
+def test_propensities_of_one_everywhere_are_no_overlap_and_say_so(caplog):
+    assert logged(SEEN, ROWS._replace(logged_N=np.ones(4))).tolist() == [1, 1, 1, 1]
+    assert "all 4 logged propensities are 1" in caplog.text
+
+
 def test_log_q_is_the_share_of_rows():
     np.testing.assert_allclose(np.exp(log_q(np.array([1, 3]))), [0.25, 0.75], rtol=1e-6)
 
