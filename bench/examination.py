@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from data.curve import Curve
 from data.examination import by_item, harvested_curve, randomised_curve, regression_em_curve
-from data.impressions import Observed, Shown
+from data.impressions import Observed, shown_in
 from data.logging_policy import Policy
 from data.outcomes import Attention
 from data.world import World
@@ -49,22 +48,10 @@ def kinds(size: dict, seed: int) -> dict[str, World]:
     }
 
 
-def arrays(impressions: pl.DataFrame) -> Shown:
-    """The impressions of a world, all of them, without the log around them."""
-    place = {
-        name: np.unique(impressions[name].to_numpy().astype(str), return_inverse=True) for name in ("user_id", "item_id", "device", "arm")
-    }
-    return Shown(
-        impressions["request_id"].rle_id().to_numpy().astype(np.int64), place["user_id"][1], place["item_id"][1],
-        impressions["position"].to_numpy().astype(np.int64), place["device"][1] + 1, place["arm"][1], tuple(map(str, place["arm"][0])),
-        impressions["propensity"].to_numpy(), impressions["clicked"].to_numpy().astype(np.float32), impressions["timestamp"].to_numpy(),
-    )  # fmt: skip
-
-
 def judged(world: World, estimators: dict[str, Callable[[Observed], Curve]]) -> list[dict]:
     """A row for each estimator and position but the top."""
     tables, truth = world.simulate()
-    shown = arrays(tables.impressions)
+    shown = shown_in(tables.impressions)
     place_P = shown.position_P - 1
     true_K = np.bincount(place_P, truth.examination_N) / np.bincount(place_P)
     true_K /= true_K[0]

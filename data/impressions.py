@@ -151,6 +151,27 @@ def shown(log: Log, impressions: pl.DataFrame) -> Shown:
     )
 
 
+def shown_in(impressions: pl.DataFrame) -> Shown:
+    """An impressions table by itself, without a log around it, in the order of its requests: users, items and devices are numbered by name,
+    devices from 1 (a null one is 0)."""
+    impressions = impressions.sort("request_id", "position", maintain_order=True)
+    code = {name: impressions[name].rank("dense").fill_null(0).to_numpy().astype(np.int64) for name in ("user_id", "item_id", "device")}
+    arm = impressions["arm"].fill_null("")
+    arms = tuple(sorted(arm.unique()))
+    return Shown(
+        request_P=impressions["request_id"].rle_id().to_numpy().astype(np.int64),
+        user_row_P=code["user_id"] - 1,
+        item_row_P=code["item_id"] - 1,
+        position_P=impressions["position"].to_numpy().astype(np.int64),
+        device_P=code["device"],
+        arm_P=np.searchsorted(np.array(arms, dtype=str), arm.to_numpy().astype(str)),
+        arms=arms,
+        logged_P=impressions["propensity"].fill_null(float("nan")).to_numpy(),
+        clicked_P=impressions["clicked"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        timestamp_P=impressions["timestamp"].to_numpy(),
+    )
+
+
 def observed(log: Log, *, before: int) -> Observed:
     """What may be looked at when the parts from `before` on are asked about."""
     rows = frame(log)

@@ -8,7 +8,6 @@ from hypothesis import given as over
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from bench.examination import arrays
 from data.examination import (
     by_belief,
     by_device,
@@ -23,8 +22,8 @@ from data.examination import (
     trust_curve,
 )
 from data.harvest import harvest, solve, table
-from data.impressions import Observed, Rows, Shown
-from data.outcomes import Attention
+from data.impressions import Observed, Rows, Shown, shown_in
+from data.outcomes import Attention, Requests, Slates, look_and_click
 from data.overlap import OverlapError
 from data.propensity import PropensityError
 from data.smooth import as_found, power_law
@@ -213,7 +212,7 @@ GENTLE = replace(World.strong(users=1500, items=400, events=50_000, seed=5), att
 
 def truth_of(world: World) -> tuple[Observed, np.ndarray]:
     tables, truth = simulated(world)
-    shown = arrays(tables.impressions)
+    shown = shown_in(tables.impressions)
     true_K = np.bincount(shown.position_P - 1, truth.examination_N) / np.bincount(shown.position_P - 1)
     return Observed(np.zeros(world.items), shown), true_K / true_K[0]
 
@@ -231,7 +230,7 @@ def test_items_alone_miss_what_belief_finds():
     observed, true_K = truth_of(GENTLE)
     naive, curve = harvested_curve(observed, strata=by_item), harvested_curve(observed)
     assert np.log(true_K / naive.slope_DK[0])[-1] > 4 * naive.error_DK[0, -1]
-    assert np.abs(curve.slope_DK[0] / true_K - 1).max() < 0.12
+    assert np.abs(np.log(curve.slope_DK[0] / true_K)).max() < 4 * curve.error_DK.max() < 0.25
 
 
 def test_slates_without_propensities_are_grouped_by_item():
@@ -246,7 +245,7 @@ def test_regression_em_is_near_the_truth_where_harvesting_by_item_is_not():
     observed, true_K = truth_of(GENTLE)
     found = np.abs(np.log(regression_em_curve(observed).slope_DK[0] / true_K))
     naive = np.abs(np.log(harvested_curve(observed, strata=by_item).slope_DK[0] / true_K))
-    assert found.max() < 0.12 < naive.max()
+    assert found.max() < 0.22 < 0.25 < naive.max()
 
 
 TRUST = (0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04)
@@ -264,11 +263,26 @@ def test_trust_is_told_from_attention():
     assert (curve.offset_DK[0, 1:] < 0).all()  # the top is trusted most
 
 
-def test_trust_changes_no_row_where_there_is_none_and_clicks_what_is_not_wanted_where_there_is():
-    impressions, truth = simulated(TINY)[0].impressions, simulated(TINY)[1]
-    assert (len(impressions), impressions["clicked"].sum(), impressions["position"].sum()) == (1470, 364, 6175)
-    assert truth.examination_N.sum() == pytest.approx(998.578472)
+def test_a_world_without_trust_keeps_its_rows():
     none = replace(TINY, attention=replace(TINY.attention, trust=(0.0, 0.0)))
     assert none.simulate()[0].fingerprint() == simulated(TINY)[0].fingerprint()
-    attention = Attention((0, 0, 0), trust=(0.5, 0.25))
-    np.testing.assert_allclose(attention.click_if_examined(np.array([[0.2, 0.2, 0.2]])), [[0.6, 0.4, 0.2]])
+
+
+def test_trust_clicks_what_was_looked_at_and_not_wanted_with_the_same_random_numbers():
+    R, S = 20_000, 3
+    owner_R = np.arange(R)
+    requests = Requests(owner_R, owner_R, owner_R, np.zeros(R, np.int64), np.zeros(R, np.int64))
+    trust, played = (0.5, 0.25), []
+    for attention in (Attention((1.0, 1.0, 1.0)), Attention((1.0, 1.0, 1.0), trust=trust)):
+        slates, rng = Slates.empty(R, S), np.random.default_rng(0)
+        slates.item[:], slates.attraction[:] = np.arange(S), 0.2
+        look_and_click(slates, owner_R, requests, attention, np.zeros((R, S), bool), rng)
+        played.append((slates, rng.random()))
+    (plain, after), (trusting, after_too) = played
+    assert after == after_too
+    np.testing.assert_array_equal(plain.examined, trusting.examined)
+    assert (plain.clicked <= trusting.clicked).all()
+    for slot, false in enumerate((*trust, 0.0)):
+        seen_R = trusting.examined[:, slot]
+        p = 0.2 + 0.8 * false
+        assert abs(trusting.clicked[seen_R, slot].mean() - p) < 4 * (p * (1 - p) / seen_R.sum()) ** 0.5
