@@ -10,10 +10,10 @@ from data.features import NUMBERS
 from towers.calibration import LEAST_SLOPE, platt
 from towers.cross import CrossNetwork
 from towers.mixture import MixtureOfExperts, SharedTrunk
-from towers.network import Additive, Body, Joint
+from towers.network import Additive, Apart, Body, Joint, Several
 from towers.piecewise import Piecewise, Spread
 from towers.ranker import HEADS, TASKS, Answers, Ranker
-from towers.watch_time import WatchTime
+from towers.watch_time import WatchTime, mean, median, places
 
 X, U = len(NUMBERS), 5
 WEIGHT = {"click": 1.0, "complete": 0.5, "watch": 0.5, "skip": 0.3, "rating": 0.2}
@@ -24,6 +24,10 @@ MIXTURE = partial(MixtureOfExperts, hidden=4, dropout=0.1, experts=3)
 def network(kind, *, cross=partial(CrossNetwork, layers=2, rank=3), trunk=TRUNK):  # noqa: B008 - a partial is no call
     ramps = {"ramps": 4} | ({"vector_ramps": 2} if kind is Additive else {})
     return partial(kind, **ramps, body=partial(Body, hidden=8, dropout=0.1, tower=3, cross=cross, trunk=trunk))
+
+
+SEVERAL = partial(Several, member=network(Additive), count=2)
+APART = partial(Apart, network=network(Additive), alone=("watch",))
 
 
 def untrained(**parts) -> Ranker:
@@ -80,7 +84,7 @@ def test_many_candidates_are_answered_as_few_are():
 
 
 @pytest.mark.parametrize(
-    "made", [network(Joint), network(Additive, cross=partial(CrossNetwork, layers=1)), network(Additive, trunk=MIXTURE)]
+    "made", [network(Joint), network(Additive, cross=partial(CrossNetwork, layers=1)), network(Additive, trunk=MIXTURE), SEVERAL, APART]
 )
 def test_scripted_answers_the_same(made):
     model = ranker(network=made)
@@ -118,6 +122,29 @@ def test_user_and_item_apart_add_up():
     torch.testing.assert_close(change, change[:1].expand(4, -1), rtol=1e-4, atol=1e-4)
     crossed = ranker().logits(query, moment, profile, candidate[:1].expand(2, -1, -1), number)
     assert ((crossed[1] - crossed[0]).std(0) > 1e-3).all()
+
+
+def test_several_networks_learn_apart_and_answer_as_their_mean():
+    """Each trains on its own share of a batch: of 3 rows the first one, the other two; whatever stands in the others' tells it nothing."""
+    model, asked = ranker(network=SEVERAL).network, (*question()[:3], torch.randn(3, 5, 6), question()[4])
+    first, second = (member(*asked) for member in model.members)
+    torch.testing.assert_close(model(*asked), (first + second) / 2)
+    for part in model.modules():  # but for `training`, without chance
+        part.p = 0.0
+    torch.testing.assert_close(model.train()(*asked), torch.cat([first[:1], second[1:]]))
+    model(*asked)[:1].sum().backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.members[1].parameters())
+    assert any(weight.grad is not None and weight.grad.any() for weight in model.members[0].parameters())
+
+
+def test_a_task_apart_is_learned_by_weights_of_its_own():
+    model, asked = ranker(network=APART).network, (*question()[:3], torch.randn(3, 5, 6), question()[4])
+    logit = model(*asked)
+    others, watch = (network(*asked) for network in model.networks)
+    torch.testing.assert_close(logit[..., TASKS.index("watch")], watch[..., 0])
+    torch.testing.assert_close(logit[..., [task != "watch" for task in TASKS]], others)
+    with pytest.raises(ValueError, match="alone: watching; expected some of click"):
+        ranker(network=partial(APART, alone=("watching",)))
 
 
 def test_a_cross_layer_by_hand():
@@ -231,18 +258,40 @@ def test_watch_time_by_hand():
     duration = torch.tensor([short, short, short, short, short, long, long], dtype=torch.float32)
     quantile = watch_time.quantile(asked, duration)
     assert quantile[:-1].tolist() == [0.125, 0.5, 0.625, 1, 1, 0.5] and quantile[-1].isnan()
-    back = watch_time(quantile[:-1], duration[:-1])
-    assert back.tolist() == pytest.approx([0, 10, 15, 30, 30, 60])
+    assert watch_time(quantile[[1, 3, 5]], duration[[1, 3, 5]]).tolist() == pytest.approx(
+        [12, 30, 60]
+    )  # the mean of all; the last; the mean
     assert watch_time.group(torch.tensor([0.0, short, long], dtype=torch.float32)).tolist() == [0, 1, 2]
 
 
-def test_watch_time_reads_its_own_places_back():
+def test_places_are_known_by_their_mean_alone():
+    """The mean asked for, and a geometric series: at a half all places alike, else as many times more from each to the next."""
+    place_PP = places(9)
+    torch.testing.assert_close(place_PP @ torch.arange(9.0).double() / 8, torch.linspace(0, 1, 9).double())
+    torch.testing.assert_close(place_PP[4], torch.full((9,), 1 / 9).double())
+    ratio = place_PP[1:-1, 1:] / place_PP[1:-1, :-1]
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+def test_whoever_may_watch_is_expected_to_watch_something():
+    """Where 80 % never watch, the mean rises with the place from the first; the median is 0 until half are likelier to watch than not."""
+    second_P = torch.tensor([0.0] * 80 + list(range(100, 600, 25)) + [600.0])  # at 101 even steps
+    watch_time = WatchTime(torch.tensor([1.0]), second_P.expand(2, -1), centre=mean)
+    place = torch.linspace(0, 1, 101)
+    answer = watch_time(place, torch.full_like(place, 2.0))
+    assert answer[0] == 0 and answer[-1] == 600 and (answer.diff() > 0).all()
+    assert answer[50].item() == pytest.approx(second_P.mean().item(), rel=1e-5) and answer[20] > 1
+    least = median(second_P.double()[None])[0]
+    assert least[50] == 0 and (least.diff() >= 0).all() and 300 < least[95] < 600
+
+
+def test_a_place_is_where_it_stands():
     rng = np.random.default_rng(1)
-    log_duration, seconds = np.log1p(rng.integers(0, 4, 900) * 300.0), np.where(rng.random(900) < 0.4, 0, rng.exponential(100, 900))
-    watch_time = WatchTime.fit(seconds, log_duration, groups=3, points=101, rows=50)
-    asked, duration = torch.as_tensor(seconds, dtype=torch.float32), torch.as_tensor(log_duration, dtype=torch.float32)
-    torch.testing.assert_close(watch_time(watch_time.quantile(asked, duration), duration), asked, rtol=1e-4, atol=1e-2)
-    assert (watch_time.quantile(asked, duration)[asked == 0] < 0.4).all()
+    seconds = np.where(rng.random(900) < 0.4, 0, rng.exponential(100, 900))
+    watch_time = WatchTime.fit(seconds, np.zeros(900), groups=3, points=101, rows=50)
+    place = watch_time.quantile(torch.as_tensor(seconds, dtype=torch.float32), torch.zeros(900)).numpy()
+    midrank = (seconds[:, None] > seconds).mean(1) + (seconds[:, None] == seconds).mean(1) / 2
+    assert np.abs(place - midrank).max() < 0.02 and (place[seconds == 0] < 0.4).all()
 
 
 def test_a_duration_tells_nothing_of_the_place():
@@ -257,4 +306,4 @@ def test_a_duration_tells_nothing_of_the_place():
 
 def test_without_watch_times_there_is_still_a_function():
     watch_time = WatchTime.fit(np.zeros(0), np.zeros(0), groups=3, points=5, rows=10)
-    assert watch_time(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist() == [0, 0.5, 1]
+    assert watch_time(torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3)).tolist() == pytest.approx([0, 0.5, 1])

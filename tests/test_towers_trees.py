@@ -63,7 +63,7 @@ def knows_nothing(query, moment, profile, candidate, number):
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    return trees.told(trees.measure(data(SLATE), knows_nothing, leaves=(8,), seed=0, resamples=100))
+    return trees.told(trees.measure(data(SLATE), knows_nothing, leaves=trees.Leaves((8,), (8,)), seed=0, resamples=100))
 
 
 def test_trees_that_learned_beat_a_ranker_that_knows_nothing(measured):
@@ -89,7 +89,7 @@ def test_where_every_request_showed_one_item_the_order_is_within_users():
     several = data(SLATE)
     table = trees.Table.of(several.fit_batch, several)
     assert (trees._within(table) == table.group_N).all()
-    learned = trees.learned(asked, fit, held, leaves=(4,), seed=0)
+    learned = trees.learned(asked, fit, held, leaves=trees.Leaves((4,), (4,)), seed=0)
     assert figures(learned.said(held), held.rows())["click_auc"] > 0.95
     order_N = learned.booster["order"].predict(held.feature_NF)
     assert np.corrcoef(order_N, trees._gain(held))[0, 1] > 0.6

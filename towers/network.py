@@ -5,13 +5,14 @@ Each is called as `network(width, moment_sizes, query, candidate, number, profil
 Shapes: B requests · K candidates · D width · H hidden · C moment columns · U profile columns · X numbers · T tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from towers.mixture import TaskTowers
 from towers.piecewise import Piecewise, Spread, Standard
+from towers.ranker import TASKS
 
 MANY = 256  # candidates of one query from which on their products are joined
 
@@ -113,3 +114,42 @@ class Additive(nn.Module):
         item_BKH = self.candidate(candidate) + self.item_moment(moment).unsqueeze(1)
         of_user_BKH, of_item_BKH = self.number(number).chunk(2, dim=-1)
         return self.of_user(user_BH.unsqueeze(1) + of_user_BKH) + self.of_item(item_BKH + of_item_BKH)
+
+
+class Several(nn.Module):
+    """The mean of `count` networks that learn apart: of every batch, which is in no order, each trains on a share of its own, and what one
+    learned by heart the others did not. `member(**told)` makes each. A step costs what one network's does; an answer, and the epochs to
+    learn as much, `count` times more."""
+
+    def __init__(self, *, member: Callable[..., nn.Module], count: int, **told):
+        super().__init__()
+        self.members = nn.ModuleList(member(**told) for _ in range(count))
+
+    def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, T): in training each share by its own network, else the mean of all."""
+        shares, answers = len(self.members), []
+        for share, network in enumerate(self.members):
+            start, end = (share * len(query) // shares, (share + 1) * len(query) // shares) if self.training else (0, len(query))
+            answers.append(network(query[start:end], moment[start:end], profile[start:end], candidate[start:end], number[start:end]))
+        return torch.cat(answers) if self.training else torch.stack(answers).mean(0)
+
+
+class Apart(nn.Module):
+    """A network for each of the tasks named `alone`, and one for all others, which therefore cannot quarrel over what they share.
+
+    `network(tasks=…, **told)` makes each. Raises ValueError for a name that is no task's.
+    """
+
+    def __init__(self, *, network: Callable[..., nn.Module], alone: Sequence[str], tasks: int, **told):
+        super().__init__()
+        if odd := [name for name in alone if name not in TASKS]:
+            raise ValueError(f"alone: {odd[0]}; expected some of {', '.join(TASKS)}")
+        apart = [TASKS.index(name) for name in alone]
+        together = [task for task in range(tasks) if task not in apart]
+        self.networks = nn.ModuleList(network(tasks=len(group), **told) for group in [together, *([task] for task in apart)])
+        self.register_buffer("column_T", torch.tensor([*together, *apart]).argsort())
+
+    def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
+        """(B, K, T)."""
+        told = [network(query, moment, profile, candidate, number) for network in self.networks]
+        return torch.cat(told, dim=-1)[:, :, self.column_T]

@@ -2,7 +2,7 @@
 
     python -m towers.trees --run runs/<the ranker's run> [--leaves 15 31 63] [--out trees.json]
 
-LightGBM (Ke et al., NIPS 2017): a binary objective for each of click, completion and skip; watch time three ways (its place among those
+LightGBM (Ke et al., NIPS 2017): a binary objective for click and one for completion; watch time three ways (its place among those
 of its duration, which is what the ranker learns, and the mean and the median of log seconds), of which each figure takes the one that does
 best on the rows to choose by; and LambdaRank (Burges 2010) on graded gains for the order within requests, or within users where every
 request showed one item. Learns on the rows that the ranker learns on, with its weights, and stops early by those the ranker is chosen by.
@@ -46,6 +46,14 @@ WATCH = {"place": "cross_entropy", "mean": "regression", "median": "regression_l
 """How watch time is learned, and LightGBM's objective for it."""
 
 
+class Leaves(NamedTuple):
+    """Numbers of leaves to try: for clicks, of which completion and order take the best; for the place of watch times, of which its other
+    targets do."""
+
+    click: Sequence[int]
+    watch: Sequence[int]
+
+
 class Table(NamedTuple):
     """Rows that are there, group by group: features (N, F), targets and weights by task (N, T), labels (N, Y), the request and the user of
     each (N,), and the log of its duration."""
@@ -76,7 +84,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """One booster for each thing learned: `click`, `complete`, `skip`, `order`, and watch time by the names in `WATCH`."""
+    """One booster for each thing learned: `click`, `complete`, `order`, and watch time by the names in `WATCH`."""
 
     booster: dict[str, lightgbm.Booster]
     seconds: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -94,14 +102,21 @@ class Trees:
         return Said(click_N, complete_N, self.watched(self.least_error, table), self.watched(self.best_order, table))
 
 
-def learned(data: RankingData, table: Table, held: Table, *, leaves: Sequence[int], seed: int) -> Trees:
-    """Trees of the rows that the ranker of `data` learns from, each stopped, and its number of leaves chosen, by the rows held out."""
-    booster = {
-        name: _best(table, held, _label(name), "binary", leaves, seed) for name in ("click", "complete", "skip") if _varies(table, name)
-    }
-    watch = {"place": _place, "mean": _log_seconds, "median": _log_seconds}
-    booster |= {name: _best(table, held, watch[name], objective, leaves, seed) for name, objective in WATCH.items()}
-    booster["order"] = _best(table, held, _gain, "lambdarank", leaves, seed)
+def learned(data: RankingData, table: Table, held: Table, *, leaves: Leaves, seed: int) -> Trees:
+    """Trees of the rows that the ranker of `data` learns from, each stopped, and the numbers of leaves chosen, by the rows held out."""
+
+    def best(target: Callable[[Table], np.ndarray], objective: str, tried: Sequence[int]) -> lightgbm.Booster:
+        return _best(table, held, target, objective, tried, seed)
+
+    place = best(_place, WATCH["place"], leaves.watch)
+    watch_leaves = [place.params["num_leaves"]]
+    booster = {"place": place} | {name: best(_log_seconds, WATCH[name], watch_leaves) for name in ("mean", "median")}
+    tried = leaves.click
+    for name in ("click", "complete"):
+        if _varies(table, name):
+            booster[name] = best(_label(name), "binary", tried)
+            tried = [booster[name].params["num_leaves"]]
+    booster["order"] = best(_gain, "lambdarank", tried)
 
     def seconds(place_N: np.ndarray, log_duration_N: np.ndarray) -> np.ndarray:
         place, duration = (torch.as_tensor(column).float() for column in (place_N, log_duration_N))
@@ -205,7 +220,7 @@ class Measured(NamedTuple):
     notes: dict[str, object]
 
 
-def measure(data: RankingData, network: torch.jit.ScriptModule, *, leaves: Sequence[int], seed: int, resamples: int = 1000) -> Measured:
+def measure(data: RankingData, network: torch.jit.ScriptModule, *, leaves: Leaves, seed: int, resamples: int = 1000) -> Measured:
     """Train the trees of `data` and hold a ranker against them on its test rows."""
     begun = time.perf_counter()
     cpu = torch.device("cpu")
@@ -272,7 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     line.add_argument("--out", type=Path, help="JSON of all figures")
     asked = line.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = told(measure(data_of(asked.run), load_script(asked.run / "model" / "ranker.pt"), leaves=asked.leaves, seed=asked.seed))
+    found = told(
+        measure(
+            data_of(asked.run), load_script(asked.run / "model" / "ranker.pt"), leaves=Leaves(asked.leaves, asked.leaves), seed=asked.seed
+        )
+    )
     print(lines(found))
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1))

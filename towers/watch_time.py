@@ -4,25 +4,62 @@ A long item is watched longer, whatever it is worth: squared error on seconds le
 Zhan et al., KDD 2022, arXiv 2206.06003) cuts the training rows into groups of about equal duration, learns the quantile of the watch time
 within its group, and reads an answer back through the group's quantile function.
 
+What is learned is the mean place: half of 80 % who never watch and of 20 % who do. The quantile function at that place would say 0 seconds
+of all such items alike. So an answer is read back through the watch times that have this mean place: of all distributions of places, the
+one that assumes the least (`places`), whose mean or median the seconds are.
+
 Shapes: N rows · G groups · P points of a quantile function · E edges between groups.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 
+def places(points: int) -> Tensor:
+    """How watch times spread over P places, given their mean place: (P, P), a row for each mean from 0 to 1 in even steps.
+
+    Of all distributions with that mean the one of greatest entropy, whose probabilities are a geometric series along the places (Jaynes
+    1957, doi:10.1103/PhysRev.106.620): all the same at a half, ever steeper towards the ends.
+    """
+    place_P = torch.arange(points, dtype=torch.float64)
+    low_P, high_P = torch.full_like(place_P, -60), torch.full_like(place_P, 60)  # of log ratios; at 60 all is at one end
+    for _ in range(60):
+        middle_P = (low_P + high_P) / 2
+        short_P = (middle_P[:, None] * place_P).softmax(1) @ place_P < place_P
+        low_P, high_P = torch.where(short_P, middle_P, low_P), torch.where(short_P, high_P, middle_P)
+    return (middle_P[:, None] * place_P).softmax(1)
+
+
+def mean(second_GP: Tensor) -> Tensor:
+    """What is watched on average, (G, P): more than nothing of all that somebody may watch."""
+    return second_GP @ places(second_GP.shape[1]).to(second_GP.dtype).T
+
+
+def median(second_GP: Tensor) -> Tensor:
+    """What half watch longer than, (G, P): the least absolute error; 0 wherever more than half leave at once."""
+    middle_P = (places(second_GP.shape[1]).cumsum(1) >= 0.5 - 1e-9).double().argmax(1)
+    return second_GP[:, middle_P]
+
+
 class WatchTime(nn.Module):
     """Quantile functions of watch time by duration. `edge_E` are log(1 + seconds) at which the next group of durations begins; group 0 is
-    of unknown durations. `second_GP` (G, P) are each group's quantiles at P even steps from 0 to 1 (type 7 of Hyndman & Fan 1996)."""
+    of unknown durations. `second_GP` (G, P) are each group's quantiles at P even steps from 0 to 1 (type 7 of Hyndman & Fan 1996);
+    `centre(second_GP)`, `mean` or `median`, says what is answered of watch times whose mean place is each of these steps, (G, P)."""
 
-    def __init__(self, edge_E: Tensor, second_GP: Tensor):
+    def __init__(self, edge_E: Tensor, second_GP: Tensor, *, centre: Callable[[Tensor], Tensor] = mean):
         super().__init__()
         self.register_buffer("edge_E", edge_E.float().clone())
         self.register_buffer("second_GP", second_GP.float().clone())
+        self.register_buffer("answer_GP", centre(second_GP.double()).float())
 
     @classmethod
-    def fit(cls, second_N: np.ndarray, log_duration_N: np.ndarray, *, groups: int, points: int, rows: int) -> "WatchTime":
+    def fit(
+        cls, second_N: np.ndarray, log_duration_N: np.ndarray, *, groups: int, points: int, rows: int,
+        centre: Callable[[Tensor], Tensor] = mean,
+    ) -> "WatchTime":  # fmt: skip
         """From rows whose watch time is known: at most `groups` groups of about equally many rows, each of at least `rows`.
 
         `log_duration_N` is 0 where the duration is unknown; a group without rows, and a log without watch times, has the quantiles of all.
@@ -34,7 +71,7 @@ class WatchTime(nn.Module):
         second_GP = [
             np.quantile(second_N[mine_N], step_P) if (mine_N := group_N == group).any() else pooled_P for group in range(len(edge_E) + 1)
         ]
-        return cls(torch.as_tensor(edge_E), torch.as_tensor(np.stack(second_GP)))
+        return cls(torch.as_tensor(edge_E), torch.as_tensor(np.stack(second_GP)), centre=centre)
 
     def group(self, log_duration: Tensor) -> Tensor:
         """Which group a duration is in, int64, any shape."""
@@ -58,14 +95,14 @@ class WatchTime(nn.Module):
             quantile_N[mine_N] = (place / last).clamp(0, 1)
         return quantile_N
 
-    def forward(self, quantile: Tensor, log_duration: Tensor) -> Tensor:
-        """Seconds at places in [0, 1], any shape: the quantile function of each one's group, straight between its points."""
-        points = self.second_GP.shape[1]
-        place = quantile * (points - 1)
-        low = place.floor().long().clamp(0, points - 2)
+    def forward(self, place: Tensor, log_duration: Tensor) -> Tensor:
+        """Seconds of watch times whose mean place is in [0, 1], any shape: of each one's group, straight between its points."""
+        points = self.answer_GP.shape[1]
+        step = place * (points - 1)
+        low = step.floor().long().clamp(0, points - 2)
         at = self.group(log_duration) * points + low
-        second_F = self.second_GP.flatten()
-        return torch.lerp(second_F[at], second_F[at + 1], place - low)
+        answer_F = self.answer_GP.flatten()
+        return torch.lerp(answer_F[at], answer_F[at + 1], step - low)
 
 
 def _edges(log_duration_N: np.ndarray, groups: int, rows: int) -> np.ndarray:
