@@ -166,11 +166,11 @@ class RankingData(L.LightningDataModule):
         imputed_N = torch.zeros(len(place_NT))
         if self.bias.imputation is not None:
             number_NX, group_N = told.number_GKX[there].numpy(), np.nonzero(groups.there_GK)[0]
-            weight_N = 1 / np.maximum(chances.exposure_N, self.bias.floor)
+            weight_N = self.bias.weigh(chances.exposure_N)
             slope_offset = (chances.slope_N, chances.offset_N)
             imputed_N = torch.as_tensor(self.bias.imputation(number_NX, place_NT[:, 0].numpy(), *slope_offset, weight_N, group_N))
         target_GKT, weight_GKT = torch.full((*there.shape, len(TASKS)), torch.nan), torch.zeros(*there.shape, len(TASKS))
-        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, floor=self.bias.floor)
+        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, self.bias)
         user_row_G, moment_GC, item_row_GK = (torch.as_tensor(array) for array in (groups.user_row_G, groups.moment_GC, groups.item_row_GK))
         return RankingBatch(
             user_row_G, told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT
