@@ -12,10 +12,11 @@ The two-tower of conf/experiment/world_two_tower.yaml is trained on one log in f
 - true, drawn: as many positives as there are clicks, of the same users at the same moments, but each drawn in proportion to true relevance
   from the whole catalogue: what would have been clicked had everything been shown and looked at. log q is of what was drawn.
 
-Raw and corrected are trained for 4 epochs, about where either is best on seeds that are not among these; the two that know the truth for 8,
-and stop where the truth is best, which favours them. Judged by NDCG@20 over the whole catalogue: gains are `Truth.relevance` at the log's
-end, history is the whole log, what was clicked is removed for all alike. Recovered is (corrected − raw) / (true − raw) of the means, with a
-bootstrap interval over seeds. Log and model are small, so that a seed takes a minute on two cores; bigger logs have less noise to lose by.
+All are trained for as many epochs. Those that know the truth stop where the truth is best, which favours them. The settings that the
+experiment has beyond its task (how little an item's own embedding is trusted) were chosen on seeds 200 and 201, which are not among these.
+Judged by NDCG@20 over the whole catalogue: gains are `Truth.relevance` at the log's end, history is the whole log, what was clicked is
+removed for all alike. Recovered is (corrected − raw) / (true − raw) of the means, with a bootstrap interval over seeds. The log has the
+size of data=world; bigger logs have less noise to lose by.
 
 Shapes: U users · I catalogue · N rows · P impressions.
 """
@@ -49,9 +50,8 @@ from towers.negatives import InBatchNegatives
 from towers.record import commit
 
 K = 20
-PATIENT = 8
-SIZE = {"users": 600, "items": 300, "events": 20_000}
-SMALL = ("experiment=world_two_tower", "task.history_length=10", "trainer.trainer.max_epochs=4")
+SIZE = {"users": 1_000, "items": 500, "events": 40_000}
+SMALL = ("experiment=world_two_tower", "task.history_length=10", "trainer.trainer.max_epochs=8")
 
 
 class Drawn(RetrievalData):
@@ -154,7 +154,7 @@ class Case:
 
     def told(self, rows: dict[str, np.ndarray], count: int | None, sampled_I: np.ndarray) -> float:
         """By rows that know the truth, at the epoch that the truth likes best."""
-        cfg = configuration(*SMALL, f"seed={self.cfg.seed}", f"trainer.trainer.max_epochs={PATIENT}")
+        cfg = configuration(*SMALL, f"seed={self.cfg.seed}")
         data = instantiate(cfg.task.datamodule, _target_="bench.bias.Drawn")(self.log).take(rows, count)
         negatives = lambda count_I, batch_size: InBatchNegatives(count_I=sampled_I, batch_size=batch_size)  # noqa: E731
         watch, judged = L.Callback(), []
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--exponents", help="of attention on mobile, desktop and tv: 1.5,1.5,1.5; under the strong world's policy")
     parser.add_argument("--neighbour", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=10, help="the first seed")
     parser.add_argument("--bias", default="slates", help="a choice of conf/bias")
     parser.add_argument("--ways", default=";".join(WAYS), help="raw and corrected, and others of these, parted by semicolons")
     parser.add_argument("overrides", nargs="*", help="of conf/train.yaml, for every way of training")
@@ -274,12 +275,19 @@ def main() -> None:
     start, results = time.perf_counter(), {}
     for name, world in worlds.items():
         results[name] = {"seeds": []}
-        for seed in range(asked.seeds):
+        for seed in range(asked.first, asked.first + asked.seeds):
             case = Case(world(**SIZE, seed=seed), configuration(*SMALL, f"seed={seed}", *asked.overrides))
             results[name]["seeds"].append({way: WAYS[way](case, asked.bias, asked.overrides) for way in asked.ways.split(";")})
             print(name, seed, {way: round(value, 4) for way, value in results[name]["seeds"][-1].items()}, flush=True)
     print(table(results))
-    known = {"commit": commit(), "size": SIZE, "bias": asked.bias, "overrides": asked.overrides, "hardware": "2 cores"}
+    known = {
+        "commit": commit(),
+        "size": SIZE,
+        "first_seed": asked.first,
+        "bias": asked.bias,
+        "overrides": asked.overrides,
+        "hardware": "2 cores",
+    }
     known["seconds"] = round(time.perf_counter() - start)
     folder = Path(__file__).parent / "results"
     if not asked.exponents and asked.seeds >= 10:
