@@ -230,6 +230,7 @@ def stage(cfg: DictConfig, staging: Path, log: Log, saved: SavedRetrieval, retri
         "liked_from": saved.liked_from if np.isfinite(saved.liked_from) else None, "backend": backend.name,
         "item_count": len(log.catalogue.item_ids), "feature_count": log.catalogue.feature_IF.shape[1],
         "numbers": ranks["numbers"], "profile": ranks["profile"], "heads": ranks["heads"],
+        "learned": ranks["learned"],
         "relevance_head": ranks["heads"].index(contract.ORDERED_BY),
     }  # fmt: skip
     release.seal(staging, manifest)

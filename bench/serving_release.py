@@ -89,7 +89,7 @@ def write(world: World, releases: Path) -> None:
         manifest = {
             "version": world.version, "runs": {"retrieval": "none: random weights", "ranker": "none: random weights"},
             "width": world.width, "history_length": world.length, "liked_from": 3.5, "backend": "python", "item_count": world.items,
-            "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS),
+            "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS), "learned": list(HEADS),
             "relevance_head": HEADS.index("value"),
         }  # fmt: skip
         seal(folder, manifest)

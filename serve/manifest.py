@@ -41,8 +41,8 @@ class ReleaseError(Exception):
 class Manifest:
     """What manifest.json says. `liked_from` is −∞ (null in the file) where every rating says liked; `files` maps paths to SHA-256.
 
-    `numbers` and `profile` (its columns after the shares of the genres) are what the ranker is told, `heads` what it answers;
-    `relevance_head` is the place of `ORDERED_BY` among them.
+    `numbers` and `profile` (its columns after the shares of the genres) are what the ranker is told, `heads` what it answers,
+    and `learned` those of them that its log had labels for; `relevance_head` is the place of `ORDERED_BY` among them.
     """
 
     version: str
@@ -57,6 +57,7 @@ class Manifest:
     numbers: tuple[str, ...]
     profile: tuple[str, ...]
     heads: tuple[str, ...]
+    learned: tuple[str, ...]
     relevance_head: int
     files: Mapping[str, str]
 
@@ -80,12 +81,13 @@ class Manifest:
         if wrong := _wrong(told):
             raise ReleaseError(folder, MANIFEST, wrong)
         told |= {"liked_from": -math.inf if told["liked_from"] is None else float(told["liked_from"])}
-        return cls(**told | {name: tuple(told[name]) for name in ("numbers", "profile", "heads")})
+        return cls(**told | {name: tuple(told[name]) for name in ("numbers", "profile", "heads", "learned")})
 
 
 KINDS = {
     "version": str, "created_at": str, "runs": dict, "width": int, "history_length": int, "liked_from": int | float | None, "backend": str,
-    "item_count": int, "feature_count": int, "numbers": list, "profile": list, "heads": list, "relevance_head": int, "files": dict,
+    "item_count": int, "feature_count": int, "numbers": list, "profile": list, "heads": list, "learned": list,
+    "relevance_head": int, "files": dict,
 }  # fmt: skip
 
 

@@ -147,7 +147,8 @@ def _alone(recommender: "Recommender", course: "Course", row: int) -> dict[str, 
             }
             for x in np.argsort(-loss_X, kind="stable")
         ]
-    heads = {name: _number(value) for name, value in zip(release.manifest.heads, value_H, strict=True)}
+    learned = release.manifest.learned
+    heads = {name: _number(value) if name in learned else None for name, value in zip(release.manifest.heads, value_H, strict=True)}
     probability = _number(probability_N[0]) if np.isfinite(value_H).all() else None
     return {"heads": heads, "probability": probability, "contributions": contributions}
 

@@ -90,7 +90,7 @@ def write_release(folder: Path, *, items: int = 50, width: int = 8, seed: int = 
     manifest = {
         "version": version, "runs": {"retrieval": "r1", "ranker": "r2"}, "width": width, "history_length": LENGTH, "liked_from": 3.5,
         "backend": "python", "item_count": items, "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE),
-        "heads": list(HEADS), "relevance_head": HEADS.index("value"),
+        "heads": list(HEADS), "learned": list(HEADS), "relevance_head": HEADS.index("value"),
     }  # fmt: skip
     seal(folder, manifest)
     return folder

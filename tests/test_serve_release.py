@@ -30,6 +30,7 @@ from towers.ranker import HEADS
 KEYS = {
     "version": "v1", "runs": {"retrieval": "r1", "ranker": "r2"}, "width": 8, "history_length": 12, "liked_from": 3.5, "backend": "python",
     "item_count": 50, "feature_count": FEATURES, "numbers": list(NUMBERS), "profile": list(PROFILE), "heads": list(HEADS),
+    "learned": list(HEADS),
     "relevance_head": HEADS.index("value"),
 }  # fmt: skip
 SEALED = (*FILES, *(f"triton/{model}/{file}" for model in ("user_tower", "item_tower", "ranker") for file in seals.MODEL_FILES["python"]))

@@ -242,6 +242,13 @@ def test_an_item_of_which_the_ranker_says_nothing_has_no_place(made, tmp_path):
     assert told["probability"] is None and set(told["heads"].values()) == {None} and told["rank"] is None
 
 
+def test_a_head_that_no_label_taught_says_nothing(made, tmp_path):
+    release = Release.open(write_release(tmp_path / "v1", items=60, width=WIDTH, seed=3))
+    taught = dataclasses.replace(release, manifest=dataclasses.replace(release.manifest, learned=("click", "value")))
+    told = ask(made(release=taught), "i50", count=60)
+    assert {name for name, value in told["heads"].items() if value is not None} == {"click", "value"} and told["probability"] is not None
+
+
 def test_an_item_cut_because_too_many_were_proposed_is_said_to_be(made, tmp_path):
     release = Release.open(write_release(tmp_path / "v1", items=LIMIT + 200, width=WIDTH, seed=3))
     recommender = made(release=release, budgets={name: Budget(LIMIT + 200, 60_000) for name in BUDGETS})

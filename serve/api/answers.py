@@ -119,8 +119,8 @@ class Explanation(BaseModel):
     """Everything that decided about one item, as `serve.why.why` tells it; null where its way ended before.
 
     `heads` is what the ranker expects of it: the probabilities of a `click`, of completion (`complete`) and of a `skip`, `watch_seconds`, a
-    `rating` in the log's own units, and `value`, from 0 to 1, which weighs them and is what the page is ordered by. `probability` is that
-    value again, null where a head is no number.
+    `rating` in the log's own units, and `value`, from 0 to 1, which weighs them and is what the page is ordered by; null for which the log
+    had no labels. `probability` is the value again, null where a head is no number.
     """
 
     model_config = CLOSED
