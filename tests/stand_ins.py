@@ -3,6 +3,7 @@ in a minute instead of an hour: training and export get overrides of size, serve
 what another test of this suite runs anyway is only resolved.
 
     python tests/stand_ins.py python train.py experiment=world_two_tower
+    python tests/stand_ins.py forged train.py experiment=world_two_tower        # as it stands
 
 Whatever is added is printed. Nothing that a command says itself is changed. Most of a small training is imports; so a forge, where one is
 open (`STAND_IN_FORGE`), imports what comes from outside once, and each script runs in a fork of it.
@@ -12,6 +13,7 @@ import atexit
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -28,7 +30,7 @@ from pathlib import Path
 KEPT = Path(".stand_ins")
 """In a page's folder: what ran already, and the server that is up."""
 PATIENT = ("triton.timeout_ms=10000", "deadline_ms=20000")
-SMALL_TOWERS = ("trainer.trainer.max_epochs=2", "task.batch_size=128")
+SMALL_TOWERS = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SMALL_RANKER = ("trainer.trainer.max_epochs=1",)
 SMALL_WORLD = ("data.users=150", "data.items=160", "data.events=6000")
 SMALL_EXPORT = ("golden_requests=2", "frontier_requests=2")
@@ -36,7 +38,8 @@ SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']",)
 REFUSED = 3  # of `serve retrain`, where its gate refused: what the page says it may
 IMPORTED_ONCE = (
     "torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot",
-    "fastapi", "httpx", "rich.table", "tritonclient.grpc", "uvicorn",
+    "matplotlib.backends.backend_agg", "fastapi", "fastapi_offline", "faiss", "git", "httpx", "lightgbm", "narwhals.stable.v2", "polars",
+    "rich.table", "scipy.stats", "sklearn.model_selection", "tritonclient.grpc", "uvicorn",
 )  # fmt: skip
 REALLY_MADE = {"help", "demo", "up", "release"}
 
@@ -56,10 +59,15 @@ def smaller(words: Sequence[str]) -> list[str]:
     """A training command with what makes it quick."""
     told = {key(word): word.partition("=")[2] for word in words}
     ranker = told.get("task") == "ranker" or told.get("experiment", "").endswith("ranker")
-    world = told.get("data", told.get("experiment", "world")).startswith("world") or (
-        "data" not in told and not told["experiment"].startswith("movie")
-    )
+    world = told.get("data", data_of(told.get("experiment"))).startswith("world")
     return beside(words, (*(SMALL_RANKER if ranker else SMALL_TOWERS), *(SMALL_WORLD if world else ())))
+
+
+def data_of(experiment: str | None) -> str:
+    """The data that an experiment is about: what its file says, or the world, as conf/train.yaml has it."""
+    told = "" if experiment is None else Path("conf", "experiment", f"{experiment}.yaml").read_text()
+    found = re.search(r"override /data: (\w+)", told)
+    return found[1] if found else "world"
 
 
 def ran(*words: str) -> int:
@@ -91,6 +99,7 @@ def models() -> dict[str, str]:
 
 def forged(words: Sequence[str]) -> int:
     """The exit code of a script or module that a fork of the forge ran."""
+    KEPT.mkdir(exist_ok=True)
     order = (KEPT / "order").absolute()
     order.write_text(json.dumps({"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}))
     with socket.socket(socket.AF_UNIX) as line:
@@ -132,7 +141,9 @@ def run_order(line: socket.socket) -> None:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv, sys.path[0], code = order["words"], order["folder"], 0
+    sys.argv, code = order["words"], 0
+    sys.path[0] = order["folder"] if sys.argv[0] == "-m" else str(Path(sys.argv[0]).absolute().parent)
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     try:
         if sys.argv[0] == "-m":
             del sys.argv[0]
@@ -260,4 +271,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "forge":
         forge(sys.argv[2])
     KEPT.mkdir(exist_ok=True)
-    sys.exit({"python": python, "towers": towers, "mlflow": mlflow, "make": make}[sys.argv[1]](sys.argv[2:]))
+    tool = {"python": python, "towers": towers, "mlflow": mlflow, "make": make, "forged": forged}[sys.argv[1]]
+    sys.exit(tool(sys.argv[2:]))

@@ -126,25 +126,6 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory) -> Iterator[str]:
-    """The address of a forge for the trainings of all pages."""
-    folder = tmp_path_factory.mktemp("forge")
-    address = str(folder / "door")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, stand_ins.__file__, "forge", address], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_WAIT_POLICY": "PASSIVE"},
-        )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not Path(address).exists():
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.1)
-    yield address
-    process.terminate()
-    process.wait(30)
-
-
 @dataclass
 class Shell:
     """Runs blocks in a page's folder."""
