@@ -109,26 +109,7 @@ class Bias:
             PropensityError: an exposure or a slope that is no probability, by row.
         """
         chances = self.chances(observed, rows)
-        return self._capped(chances.exposure_N * chances.expected_N) * (1 - chances.offset_N).astype(np.float32)
-
-    def outcome_weight(self, observed: Observed, rows: Rows) -> np.ndarray:
-        """What a clicked row weighs where something is learned that is known only after a click (seconds watched, a rating), float32 (N,):
-        1 / max(exposure · slope, floor).
-
-        Raises:
-            PropensityError: an exposure or a slope that is no probability, by row.
-        """
-        chances = self.chances(observed, rows)
-        return self._capped(chances.exposure_N * chances.expected_N)
-
-    def exposure_weight(self, observed: Observed, rows: Rows) -> np.ndarray:
-        """What a shown row weighs whose label is a pseudo label, clicked or not, float32 (N,): 1 / max(exposure, floor); the label itself
-        undoes the examination.
-
-        Raises:
-            PropensityError: an exposure that is no probability, by row.
-        """
-        return self._capped(self.chances(observed, rows).exposure_N)
+        return self.weigh(chances.exposure_N * chances.expected_N) * (1 - chances.offset_N).astype(np.float32)
 
     def diagnosed(self, observed: Observed, rows: Rows) -> Overlap:
         """What the weights of clicked rows leave of them; `at_floor` counts those that the cap cut, too.
@@ -138,10 +119,16 @@ class Bias:
         """
         chances = self.chances(observed, rows)
         propensity_N = chances.exposure_N * chances.expected_N
-        least = 1 / float(self._capped(propensity_N).max()) if len(propensity_N) else self.floor
+        least = 1 / float(self.weigh(propensity_N).max()) if len(propensity_N) else self.floor
         return overlap(propensity_N, floor=least)
 
-    def _capped(self, propensity_N: np.ndarray) -> np.ndarray:
+    def weigh(self, propensity_N: np.ndarray) -> np.ndarray:
+        """1 / max(propensity, floor), none more than `cap` times their mean, float32 (N,). Of a ranker's shown rows, whose label undoes the
+        examination, the propensity is the exposure; of what is known only after a click, exposure · slope.
+
+        Raises:
+            PropensityError: a propensity that is no probability, by row.
+        """
         weight_N = ips_weight(propensity_N, floor=self.floor)
         return np.minimum(weight_N, np.float32(self.cap) * weight_N.mean()) if len(weight_N) else weight_N
 

@@ -63,8 +63,6 @@ ASKED = rows([0, 0, 1, 2], [1, 3, 3, 2])
 def test_exposure_and_examination_are_undone_together():
     bias = Bias(logged, by_place, floor=0.2)
     assert bias.click_weight(SEEN, ASKED).tolist() == [2.0, 5.0, 5.0, 4.0]  # 1/(0.5·1), then 1/(0.5·0.25) down to the floor, 1/(0.5·0.5)
-    assert bias.outcome_weight(SEEN, ASKED).tolist() == [2.0, 5.0, 5.0, 4.0]
-    assert bias.exposure_weight(SEEN, ASKED).tolist() == [2.0] * 4
 
 
 def test_an_item_s_mean_slope_divides_alike_wherever_it_was_clicked():
@@ -95,7 +93,7 @@ def test_what_is_no_probability_is_refused_by_row(column, bad):
     """By itself: an exposure of 2 and a slope of 0.5 are no propensity of 1."""
     wrong = says(column, bad)
     bias = Bias(wrong, certain, floor=0.1) if column == "exposure" else Bias(even, wrong, floor=0.1)
-    for weigh in (bias.click_weight, bias.outcome_weight, bias.exposure_weight):
+    for weigh in (bias.click_weight, bias.chances):
         with pytest.raises(PropensityError, match=r"row 2: .* \(1 such rows\)"):
             weigh(SEEN, ASKED)
 

@@ -166,9 +166,24 @@ def test_ramps_by_hand():
     assert read(torch.tensor([[2.0, 7.0], [-1.0, 7.1], [9.0, 6.0]]))[:, 0].tolist() == pytest.approx([1 + 5, 100, 1 + 10], abs=1e-4)
 
 
-def test_value_is_the_weighted_mean_by_hand():
+def test_value_by_hand():
+    """A click counts 1, completion and watching a half, a rating a fifth as often as there is a click; a certain skip takes .3 of it."""
     place = torch.tensor([[[0.5, 0.2, 0.4, 0.1, 0.75]]])
-    assert ranker().value(place).item() == pytest.approx((0.5 + 0.5 * 0.2 + 0.5 * 0.4 + 0.3 * 0.9 + 0.2 * 0.75) / 2.5)
+    wanted = (0.5 + 0.5 * 0.2 + 0.5 * 0.4 + 0.2 * 0.5 * 0.75) / 2.2
+    assert ranker().value(place).item() == pytest.approx(wanted * (1 - 0.3 * 0.1))
+
+
+def test_worth_is_the_value_of_what_came_of_it():
+    """Passed over: no rating, and none was due. Clicked and not rated: the rating is left out. Skipped: three tenths less."""
+    nan = torch.nan
+    target = torch.tensor([[[0.0, 0, 0.2, 0, nan], [1.0, 1, 0.8, 0, nan], [1.0, 0, 0.4, 1, 0.5]]])
+    by_hand = [0.5 * 0.2 / 2.2, (1 + 0.5 + 0.5 * 0.8) / 2.0, 0.7 * (1 + 0.5 * 0.4 + 0.2 * 0.5) / 2.2]
+    assert ranker().worth(target)[0].tolist() == pytest.approx(by_hand)
+
+
+def test_value_has_no_part_that_is_the_same_for_all():
+    """Where nothing is wanted it is 0, whatever the rating would be and however sure it is that nobody skips."""
+    assert ranker().value(torch.tensor([[[0.0, 0, 0, 0, 1]]])).item() == 0
 
 
 def test_value_rises_with_each_task_but_skip_and_stays_in_0_1():
@@ -190,7 +205,14 @@ def test_a_task_without_labels_counts_nothing():
 
 
 @pytest.mark.parametrize(
-    ("weight", "says"), [({"clicks": 1.0}, "clicks"), ({"click": -1.0}, "click = -1.0"), ({"complete": 1.0}, "every task that has labels")]
+    ("weight", "says"),
+    [
+        ({"clicks": 1.0}, "clicks"),
+        ({"click": -1.0}, "click = -1.0"),
+        ({"click": 1.0, "skip": 1.5}, "skip = 1.5"),
+        ({"complete": 1.0}, "every wanted task that has labels"),
+        ({"skip": 1.0}, "every wanted task"),
+    ],
 )
 def test_a_value_of_nothing_is_refused(weight, says):
     answers = Answers(ranker().watch_time, (1.0, 5.0), (True, False, True, True, True))

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.bias import Chances
+from data.bias import Bias, Chances
+from data.examination import certain
 from data.features import MOMENT, NUMBERS, PROFILE
 from data.judgements import LABELS
+from data.propensity import even
 from towers.averaging import growing, moving_average
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import RankingBatch, corrected, feature_matrix
@@ -14,6 +16,7 @@ from towers.ranking_data import held_out
 from towers.ranking_figures import graded_ndcg, judged, xauc
 
 NAN = float("nan")
+LEFT = Bias(even, certain, floor=0.01)
 
 
 def chances(exposure, slope, offset=0.0) -> Chances:
@@ -23,7 +26,7 @@ def chances(exposure, slope, offset=0.0) -> Chances:
 def test_what_was_shown_surely_and_looked_at_surely_is_learned_as_it_is():
     place = torch.tensor([[1, 0, 0.75, 0, 0.5], [0, 0, 0.25, 0, NAN]])
     nothing = torch.tensor([[0, 0, 0.25, 0, 0.0]] * 2)
-    target, weight = corrected(place, nothing, chances([1.0, 1.0], [1.0, 1.0]), torch.zeros(2), floor=1.0)
+    target, weight = corrected(place, nothing, chances([1.0, 1.0], [1.0, 1.0]), torch.zeros(2), LEFT)
     torch.testing.assert_close(target, place, equal_nan=True, rtol=0, atol=0)
     assert torch.equal(weight, torch.ones(2, 5))
 
@@ -33,21 +36,28 @@ def test_what_nobody_looked_at_is_undone_by_hand():
     0.75 departs by 0.5, which makes 2.25; a rating stays what it is and weighs 1 / (0.5 · 0.25)."""
     place = torch.tensor([[1, 1, 0.75, 0, 0.5], [0, 0, 0.25, 0, NAN]])
     nothing = torch.tensor([[0, 0, 0.25, 0, 0.0]] * 2)
-    target, weight = corrected(place, nothing, chances([0.5, 0.5], [0.25, 0.25]), torch.zeros(2), floor=0.01)
+    target, weight = corrected(place, nothing, chances([0.5, 0.5], [0.25, 0.25]), torch.zeros(2), LEFT)
     torch.testing.assert_close(target, torch.tensor([[4, 4, 2.25, 0, 0.5], [0, 0, 0.25, 0, NAN]]), equal_nan=True)
     assert weight.tolist() == [[2, 2, 2, 2, 8]] * 2
 
 
 def test_what_is_known_only_after_a_click_is_weighed_and_not_divided():
     place = torch.tensor([[1, 1, 0.75, 0, NAN], [0, NAN, NAN, NAN, NAN]])
-    target, weight = corrected(place, torch.zeros(2, 5), chances([0.5, 0.5], [0.25, 0.25], 0.1), torch.zeros(2), floor=0.01)
+    target, weight = corrected(place, torch.zeros(2, 5), chances([0.5, 0.5], [0.25, 0.25], 0.1), torch.zeros(2), LEFT)
     assert target[0, 1:4].tolist() == [1, 0.75, 0] and target[0, 0].item() == pytest.approx((1 - 0.1) / 0.25)
     assert weight[0].tolist() == [2, 8, 8, 8, 8]
 
 
+def test_no_shown_row_outweighs_the_cap():
+    """Exposures of 1, 1, 1 and .01: weights of 1, 1, 1 and 100, their mean 25.75, of which a cap of 2 leaves 51.5."""
+    place, bias = torch.tensor([[1.0, 0, 0, 0, NAN]] * 4), Bias(even, certain, floor=1e-6, cap=2)
+    weight = corrected(place, torch.zeros(4, 5), chances([1.0, 1.0, 1.0, 0.01], [1.0] * 4), torch.zeros(4), bias).weight_NT
+    assert weight[:, 0].tolist() == [1, 1, 1, 51.5] and weight[:, 4].tolist() == [1, 1, 1, 51.5]
+
+
 def test_a_right_guess_leaves_nothing_to_weigh_up():
     place, guess = torch.tensor([[0.25 * 0.4, 0, 0, 0, NAN]]), torch.tensor([0.4])  # a click as likely as the guess says
-    assert corrected(place, torch.zeros(1, 5), chances([1.0], [0.25]), guess, floor=0.01).target_NT[0, 0].item() == pytest.approx(0.4)
+    assert corrected(place, torch.zeros(1, 5), chances([1.0], [0.25]), guess, LEFT).target_NT[0, 0].item() == pytest.approx(0.4)
 
 
 def test_xauc_by_hand():

@@ -16,7 +16,8 @@ from towers.watch_time import WatchTime
 
 TASKS = ("click", "complete", "watch", "skip", "rating")
 HEADS = ("click", "complete", "watch_seconds", "skip", "rating", "value")
-UNWANTED = ("skip",)
+WANTED = ("click", "complete", "watch", "rating")
+MOST = 1e9  # that a weight may be, short of infinite
 
 
 class Answers(NamedTuple):
@@ -32,10 +33,11 @@ class Ranker(nn.Module):
 
     `network` (`towers.network`) makes what gives the logits; to these is added a line of the standardised numbers, which begins as
     retrieval's dot product. `query`, `candidate`, `number` and `profile` say how their columns are spread. `value_weight` says how much
-    each task counts in value; one without any label counts nothing.
+    each wanted task counts in value, and for skip, from 0 to 1, the share of value that a certain skip takes away; a task without any
+    label counts nothing.
 
     Raises:
-        ValueError: a weight below 0 or of no task, or no weight above 0 for a task that has labels.
+        ValueError: a weight below 0 or of no task, one of skip above 1, or no weight above 0 for a wanted task that has labels.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Ranker(nn.Module):
         for name, buffer in {
             "number_mean": number.mean, "number_std": number.std, "slope_T": torch.ones(len(TASKS)), "shift_T": torch.zeros(len(TASKS)),
             "rating_low": torch.tensor(float(low)), "rating_span": torch.tensor(float(high - low)),
-            "value_T": value_share(value_weight, answers.known), "wanted_T": torch.tensor([task not in UNWANTED for task in TASKS]),
+            "value_T": value_share(value_weight, answers.known),
+            "skip_cost": torch.tensor(float(value_weight.get("skip", 0.0)) * answers.known[TASKS.index("skip")]),
         }.items():  # fmt: skip
             self.register_buffer(name, buffer.clone())
 
@@ -71,15 +74,20 @@ class Ranker(nn.Module):
         return (logit_BKT * self.slope_T + self.shift_T).sigmoid()
 
     def value(self, place_BKT: Tensor) -> Tensor:
-        """(B, K) in [0, 1]: the weighted mean of what is wanted and of the absence of what is not (skip)."""
-        return torch.where(self.wanted_T, place_BKT, 1 - place_BKT) @ self.value_T
+        """(B, K) in [0, 1]: the weighted mean of what is wanted, less the share that a skip takes. A rating is given of what was clicked,
+        so it counts as often. Nothing in it is the same for every candidate, so that value tells as much between them as its parts do."""
+        click, complete, watch, skip, rating = place_BKT.unbind(-1)
+        return (torch.stack([click, complete, watch, skip, click * rating], -1) @ self.value_T) * (1 - self.skip_cost * skip)
 
     @torch.jit.unused
     def worth(self, target_BKT: Tensor) -> Tensor:
         """What items turned out to be worth, (B, K): the value of what came of them, over the tasks with a known outcome; NaN: none has."""
-        known_BKT = ~target_BKT.isnan()
-        good_BKT = torch.where(self.wanted_T, target_BKT, 1 - target_BKT).nan_to_num()
-        return (good_BKT @ self.value_T) / (known_BKT.to(good_BKT.dtype) @ self.value_T)
+        click, complete, watch, skip, rating = target_BKT.unbind(-1)
+        rated = torch.where(click == 0, 0.0, click * rating)
+        good_BKT = torch.stack([click, complete, watch, skip, rated], -1)
+        known_BKT = ~good_BKT.isnan()
+        wanted = (good_BKT.nan_to_num() @ self.value_T) / (known_BKT.to(good_BKT.dtype) @ self.value_T)
+        return wanted * (1 - self.skip_cost * skip.nan_to_num())
 
     def forward(self, query: Tensor, moment: Tensor, profile: Tensor, candidate: Tensor, number: Tensor) -> Tensor:
         """(B, K, H) in the order of `HEADS`: probabilities of a click and of completion, seconds of watching, probability of a skip, rating
@@ -95,11 +103,16 @@ class Ranker(nn.Module):
 
 
 def value_share(weight: Mapping[str, float], known: tuple[bool, ...]) -> Tensor:
-    """What share of value each task is, (T,), summing to one over the tasks whose labels are known. Raises ValueError as `Ranker` does."""
-    if odd := [name for name in weight if name not in TASKS or not 0 <= weight[name] < float("inf")]:
-        raise ValueError(f"value_weight: {odd[0]} = {weight[odd[0]]}; expected numbers of at least 0 for {', '.join(TASKS)}")
-    share_T = torch.tensor([float(weight.get(name, 0.0)) * there for name, there in zip(TASKS, known, strict=True)])
+    """What share of value each task is, (T,), summing to one over the wanted tasks whose labels are known. Raises ValueError as `Ranker`
+    does."""
+    if odd := [name for name in weight if name not in TASKS or not 0 <= weight[name] <= (1 if name == "skip" else MOST)]:
+        raise ValueError(
+            f"value_weight: {odd[0]} = {weight[odd[0]]}; expected numbers of at least 0 for {', '.join(TASKS)}, that of skip at most 1"
+        )
+    share_T = torch.tensor([float(weight.get(name, 0.0)) * (there and name in WANTED) for name, there in zip(TASKS, known, strict=True)])
     if not share_T.sum() > 0:
         labelled = [name for name, there in zip(TASKS, known, strict=True) if there]
-        raise ValueError(f"value_weight is 0 for every task that has labels ({', '.join(labelled) or 'none has'}); weigh one of them")
+        raise ValueError(
+            f"value_weight is 0 for every wanted task that has labels ({', '.join(labelled) or 'none has'}); weigh one of them"
+        )
     return share_T / share_T.sum()

@@ -25,6 +25,7 @@ from towers.ranking_batch import DURATION, RankingBatch, targets
 from towers.ranking_data import RankingData, ask, history_at
 from towers.ranking_figures import beside_retrieval, judged
 from towers.retrieval import joint
+from towers.unbiased import tell_diagnostics
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ class RankingTask(L.LightningModule):
         batch = self.trainer.datamodule.held(part, self.device)
         self.log("val/loss", self.loss(batch), batch_size=1)
         self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, batch_size=1)
+
+    def on_fit_start(self) -> None:
+        """What the bias leaves of the rows to learn from."""
+        tell_diagnostics(self.trainer.datamodule.diagnostics(), self.trainer.loggers)
 
     def on_test_start(self) -> None:
         """Calibrate by the groups that were held out: they chose the epoch, and trained no weight."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.bias import Chances
+from data.bias import Bias, Chances
 from data.features import MOMENT, NUMBERS, PROFILE
 from data.judgements import LABELS, Judgements
 from towers.losses import pseudo_label
@@ -102,18 +102,19 @@ class Corrected(NamedTuple):
     weight_NT: Tensor
 
 
-def corrected(place_NT: Tensor, nothing_NT: Tensor, chances: Chances, imputed_N: Tensor, *, floor: float) -> Corrected:
+def corrected(place_NT: Tensor, nothing_NT: Tensor, chances: Chances, imputed_N: Tensor, bias: Bias) -> Corrected:
     """What `targets` says of shown items, as if everybody had been shown them and looked.
 
     A click becomes a pseudo label (`towers.losses.pseudo_label`). What is known of an item whether or not it was clicked (`nothing_NT` is
     what it is where nobody looked: not completed, not skipped, the place of 0 seconds) departs from that only where somebody looked: the
-    departure is divided by the slope. Both weigh 1 / exposure. What is known only after a click (a rating; anything, in a log that says
-    nothing else of what was passed over) is learned as it is, and weighs 1 / (exposure · slope).
+    departure is divided by the slope. Both weigh 1 / exposure (`Bias.weigh`). What is known only after a click (a rating; anything, in a
+    log that says nothing else of what was passed over) is learned as it is, and weighs 1 / (exposure · slope).
     """
-    exposure_N, slope_N, offset_N, expected_N = (torch.as_tensor(column, dtype=torch.float32) for column in chances)
-    looked = {"floor": floor, "expected_B": expected_N}
+    _, slope_N, offset_N, expected_N = (torch.as_tensor(column, dtype=torch.float32) for column in chances)
+    looked = {"floor": bias.floor, "expected_B": expected_N}
+    shown_N, clicked_N = (torch.as_tensor(bias.weigh(chances.exposure_N * then_N)) for then_N in (1.0, chances.expected_N))
     passed_over_N = place_NT[:, 0] == 0
-    target_NT, weight_NT = place_NT.clone(), (1 / exposure_N.clamp_min(floor))[:, None].repeat(1, len(TASKS))
+    target_NT, weight_NT = place_NT.clone(), shown_N[:, None].repeat(1, len(TASKS))
     target_NT[:, 0] = pseudo_label(place_NT[:, 0], slope_N, offset_N, imputed_N, **looked)
     for task in range(1, len(TASKS)):
         if (passed_over_N & ~place_NT[:, task].isnan()).any():
@@ -121,5 +122,5 @@ def corrected(place_NT: Tensor, nothing_NT: Tensor, chances: Chances, imputed_N:
             never_N = torch.zeros_like(departure_N)
             target_NT[:, task] = nothing_NT[:, task] + pseudo_label(departure_N, slope_N, never_N, never_N, **looked)
         else:
-            weight_NT[:, task] = 1 / (exposure_N * expected_N).clamp_min(floor)
+            weight_NT[:, task] = clicked_N
     return Corrected(target_NT, weight_NT)

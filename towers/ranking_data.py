@@ -19,7 +19,7 @@ from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
 from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack, profile
 from data.impressions import Rows, observed
-from data.judgements import Judgements, retrieved, shown
+from data.judgements import LABELS, Judgements, retrieved, shown
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
 from towers.piecewise import Spread
@@ -59,6 +59,13 @@ def held_out(part_G: np.ndarray, now_G: np.ndarray, learn_G: np.ndarray) -> np.n
     held_G = np.zeros(len(learn_G), bool)
     held_G[last[np.argsort(now_G[last], kind="stable")[len(last) - count :]]] = True
     return held_G
+
+
+def _rows(groups: Judgements, which_GK: np.ndarray) -> Rows:
+    """Of the groups' items, what the estimators of bias ask."""
+    device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], which_GK.shape)
+    columns = (groups.item_row_GK, groups.propensity_GK, groups.position_GK, device_GK)
+    return Rows(*(column[which_GK] for column in columns))
 
 
 class RankingData(L.LightningDataModule):
@@ -123,6 +130,14 @@ class RankingData(L.LightningDataModule):
         )
         return groups
 
+    def diagnostics(self) -> dict[str, float]:
+        """What the bias leaves of the clicked rows to learn from and of those held out (`data.overlap`), by name."""
+        found = {}
+        for part, groups in (("train", self.fit_groups), ("val", self.choose_groups)):
+            clicked = _rows(groups, groups.there_GK & (groups.label_GKY[..., LABELS.index("click")] > 0))
+            found |= {f"{part}_{name}": value for name, value in self.bias.diagnosed(self.observed, clicked).numbers().items()}
+        return found
+
     def vectors(self, part: int) -> Tensor:
         """Retrieval vectors (I, D) as they stood before `part` began (for the training part: as it ended)."""
         if part not in self._rows:
@@ -160,17 +175,15 @@ class RankingData(L.LightningDataModule):
         place_NT = targets(label_GKY[there], log_duration_N, self.answers)
         nothing_NY = torch.zeros_like(label_GKY[there])
         nothing_NT = targets(nothing_NY, log_duration_N, self.answers)
-        device_GK = np.broadcast_to(groups.moment_GC[:, [MOMENT.index("device")]], there.shape)
-        columns = (groups.item_row_GK, groups.propensity_GK, groups.position_GK, device_GK)
-        chances = self.bias.chances(self.observed, Rows(*(column[groups.there_GK] for column in columns)))
+        chances = self.bias.chances(self.observed, _rows(groups, groups.there_GK))
         imputed_N = torch.zeros(len(place_NT))
         if self.bias.imputation is not None:
             number_NX, group_N = told.number_GKX[there].numpy(), np.nonzero(groups.there_GK)[0]
-            weight_N = 1 / np.maximum(chances.exposure_N, self.bias.floor)
+            weight_N = self.bias.weigh(chances.exposure_N)
             slope_offset = (chances.slope_N, chances.offset_N)
             imputed_N = torch.as_tensor(self.bias.imputation(number_NX, place_NT[:, 0].numpy(), *slope_offset, weight_N, group_N))
         target_GKT, weight_GKT = torch.full((*there.shape, len(TASKS)), torch.nan), torch.zeros(*there.shape, len(TASKS))
-        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, floor=self.bias.floor)
+        target_GKT[there], weight_GKT[there] = corrected(place_NT, nothing_NT, chances, imputed_N, self.bias)
         user_row_G, moment_GC, item_row_GK = (torch.as_tensor(array) for array in (groups.user_row_G, groups.moment_GC, groups.item_row_GK))
         return RankingBatch(
             user_row_G, told.query_GD, moment_GC, told.profile_GU, item_row_GK, told.number_GKX, there, label_GKY, target_GKT, weight_GKT

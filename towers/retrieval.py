@@ -3,7 +3,6 @@
 Shapes: B rows · L history length · D width · M distinct candidates · R distinct items · I catalogue · Q queries.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,9 +21,7 @@ from towers.losses import choice_among_shown, sampled_softmax
 from towers.negatives import Candidates, distinct
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
 from towers.two_tower import prior
-from towers.unbiased import judged, weighted_means
-
-logger = logging.getLogger(__name__)
+from towers.unbiased import judged, tell_diagnostics, weighted_means
 
 
 def joint(total: Tensor) -> Tensor:
@@ -110,10 +107,7 @@ class RetrievalTask(L.LightningModule):
         are joined."""
         self.clocks = self.clocks_of(self.train_log)
         data: RetrievalData = self.trainer.datamodule
-        left = {f"bias/{name}": value for name, value in data.diagnostics().items()}
-        logger.info("%s", ", ".join(f"{name} {value:,.4g}" for name, value in left.items()))
-        for lab_book in self.trainer.loggers:
-            lab_book.log_metrics(left, step=0)
+        tell_diagnostics(data.diagnostics(), self.trainer.loggers)
         if self.trainer.world_size > 1:
             self.negatives = self.make_negatives(batch_size=data.batch_size * self.trainer.world_size)
 

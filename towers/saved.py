@@ -258,7 +258,9 @@ def save_ranker(task, data, folder: Path) -> None:
         "heads": list(HEADS),
         "numbers": list(NUMBERS),
         "profile": list(PROFILE),
-        "value_weight": {name: round(share, 6) for name, share in zip(TASKS, task.ranker.value_T.tolist(), strict=True)},
+        "value_weight": {name: round(share, 6) for name, share in zip(TASKS, task.ranker.value_T.tolist(), strict=True)}
+        | {"skip": round(float(task.ranker.skip_cost), 6)},
+        "known": [name for name, known in zip(TASKS, task.answers.known, strict=True) if known],
         "clock_half_life_days": data.half_life_days,
         "retrieval": str(data.model.folder.resolve()),
         "retrieval_rows": rows_digest(data.model.folder),

@@ -3,10 +3,12 @@
 Shapes: U users · T targets of all users, one after another · Q questions · J judged events · D width · I catalogue.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from data.features import is_liked
@@ -14,7 +16,15 @@ from data.log import Log, Queries
 from towers import metrics
 from towers.evaluation import Ranking
 
+logger = logging.getLogger(__name__)
 JUDGED_K = 5
+
+
+def tell_diagnostics(left: Mapping[str, float], lab_books: Sequence[Logger]) -> None:
+    """Print and log what a bias leaves of the rows that are weighed, as `bias/…` at step 0."""
+    logger.info("bias: %s", ", ".join(f"{name} {value:,.4g}" for name, value in left.items()))
+    for lab_book in lab_books:
+        lab_book.log_metrics({f"bias/{name}": value for name, value in left.items()}, step=0)
 
 
 def weighted_means(ranking: Ranking, ks: Sequence[int], weight_T: Tensor) -> dict[str, Tensor]:
