@@ -34,7 +34,6 @@ import yaml
 from fastapi.testclient import TestClient
 
 from data.schema import EVENTS, IMPRESSIONS, ITEMS, USERS
-from serve import local_triton
 from serve.api import create_app
 from tests import stand_ins
 from tests.engines import published, started
@@ -55,7 +54,6 @@ CLONED = (
     "bench",
     "deploy",
 )
-MODELS_OF = ("user_tower", "item_tower", "ranker")
 ENGINES = ("docker", "kubectl", "helm", "towers ", "/opt/")
 """Without one of these in it a `console` block could run here, and has to be `bash`."""
 FENCE = re.compile(r"^(?P<mark>```+|~~~+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=mark)[ ]*$", re.MULTILINE | re.DOTALL)
@@ -134,7 +132,6 @@ class Shell:
     port: int
     bin_folder: Path
     forge: str
-    triton: str | None = None
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "DATA_ROOT"))}
@@ -166,24 +163,15 @@ class Shell:
         if told != text and not (self.folder / stand_ins.KEPT / "up.pid").exists() and "serve up" not in text:
             self.bash("make up")
         if "127.0.0.1:8001" in told:
-            told = told.replace("127.0.0.1:8001", self.triton_url())
+            told = told.replace("127.0.0.1:8001", stand_ins.triton_url(self.folder))
         for placeholder, meant in STOOD_FOR.items():
             told = told.replace(placeholder, str(self.folder / meant))
         return told
 
-    def triton_url(self) -> str:
-        """A Triton with the models of the page's current release."""
-        if self.triton is None:
-            release, log = self.folder / "releases" / "current", self.folder / "triton.log"
-            self.server = local_triton.kept(release.resolve() / "triton", log_path=log, models=MODELS_OF)
-            self.triton = self.server.__enter__().grpc_url
-        return self.triton
-
     def close(self) -> None:
         """Stop what still runs."""
         stand_ins.down(self.folder)
-        if self.triton is not None:
-            self.server.__exit__(None, None, None)
+        stand_ins.down(self.folder, "triton")
 
 
 @pytest.fixture(scope="module")

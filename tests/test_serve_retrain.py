@@ -39,9 +39,9 @@ def served(tmp_path_factory, forge):
     """(folder, store, end of the log): a champion, and four days of what users did after it was trained, slates and a new film too."""
     folder = tmp_path_factory.mktemp("daily")
     for command in (
-        ["train.py", "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=3", "task.batch_size=256"],
-        ["train.py", "experiment=world_ranker", *WORLD, "trainer.trainer.max_epochs=2"],
-        ["export.py", "version=first"],
+        ["train.py", "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=1", "task.batch_size=256"],
+        ["train.py", "experiment=world_ranker", *WORLD, "trainer.trainer.max_epochs=1"],
+        ["export.py", "version=first", "golden_requests=2", "frontier_requests=2"],
     ):
         done = subprocess.run(
             [sys.executable, stand_ins.__file__, "forged", str(ROOT / command[0]), *command[1:]], cwd=folder,
@@ -94,7 +94,7 @@ def within(served, monkeypatch):
 
 
 def chosen(*more: str):
-    return retraining(["overrides=['trainer.trainer.max_epochs=1']", "export=['golden_requests=2']", "nice=0", *more])
+    return retraining(["overrides=['trainer.trainer.max_epochs=1']", "export=['golden_requests=2','frontier_requests=2']", "nice=0", *more])
 
 
 def links(folder: Path) -> dict[str, str]:
