@@ -17,7 +17,10 @@ from serve.triton import Client
 from tests import stand_ins
 from tests.consoles import Watched
 from tests.consoles import watched as watched_server
+from tests.pages import bin_folder, demonstrated, shell
 from tests.stores import RedisServer
+
+__all__ = ["bin_folder", "demonstrated", "shell"]  # fixtures
 
 
 @pytest.fixture(scope="session")
