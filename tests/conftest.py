@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py; before anything brings OpenMP
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +14,13 @@ import pytest
 
 from serve import local_triton
 from serve.triton import Client
+from tests import stand_ins
 from tests.consoles import Watched
 from tests.consoles import watched as watched_server
+from tests.pages import bin_folder, demonstrated, shell
 from tests.stores import RedisServer
+
+__all__ = ["bin_folder", "demonstrated", "shell"]  # fixtures
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +31,25 @@ def triton_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_tr
     repository.mkdir()
     with local_triton.start(repository, log_path=folder / "triton.log") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a forge (`tests.stand_ins`) for scripts whose imports would take longer than what they do."""
+    folder = tmp_path_factory.mktemp("forge")
+    address = str(folder / "door")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, stand_ins.__file__, "forge", address], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not Path(address).exists():
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait(30)
 
 
 @pytest.fixture

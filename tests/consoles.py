@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from serve import local_triton, publication
+from serve import publication
 from serve.api import create_app
 from serve.api.app import OPEN
 from serve.api.keys import Keys
@@ -18,7 +18,6 @@ from serve.engine import Engine
 from serve.live import wall_ms
 from tests.engines import published, started
 
-MODELS = ("user_tower", "item_tower", "ranker")
 STARTED_S = 60
 
 
@@ -57,10 +56,7 @@ def watched(folder: Path) -> Iterator[Watched]:
     keys = Keys(state / "keys.json")
     tokens = {role: keys.add(role, role, now_ms=wall_ms()) for role in ("reader", "writer", "admin")}
     with (
-        local_triton.start(root / "v1" / "triton", log_path=state / "triton.log", models=MODELS) as triton,
-        started(
-            root, state, f"triton.url={triton.grpc_url}", "judged=1.0", "precomputed.active_minutes=0", "rules.explore.epsilon=0.5"
-        ) as engine,
+        started(root, state, "judged=1.0", "precomputed.active_minutes=0", "rules.explore.epsilon=0.5") as engine,
         engine.fleet.watching(0.1),
     ):
         app = create_app(engine, replace(OPEN, keys=keys.path), every_s=0.5)

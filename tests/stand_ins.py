@@ -1,8 +1,9 @@
 """What stands before `python`, `towers`, `mlflow` and `make` on the PATH of a page's shell, so that its commands run as they are written
-in a minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end, and
-what another test of this suite runs anyway is only resolved.
+in a minute instead of an hour: training and export get overrides of size, servers are started, waited for and left to the page's end,
+commands that would start a Triton each are given one (`triton.url`), and what another test of this suite runs anyway is only resolved.
 
     python tests/stand_ins.py python train.py experiment=world_two_tower
+    python tests/stand_ins.py forged train.py experiment=world_two_tower        # as it stands
 
 Whatever is added is printed. Nothing that a command says itself is changed. Most of a small training is imports; so a forge, where one is
 open (`STAND_IN_FORGE`), imports what comes from outside once, and each script runs in a fork of it.
@@ -12,6 +13,7 @@ import atexit
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -28,15 +30,17 @@ from pathlib import Path
 KEPT = Path(".stand_ins")
 """In a page's folder: what ran already, and the server that is up."""
 PATIENT = ("triton.timeout_ms=10000", "deadline_ms=20000")
-SMALL_TOWERS = ("trainer.trainer.max_epochs=2", "task.batch_size=128")
+SMALL_TOWERS = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SMALL_RANKER = ("trainer.trainer.max_epochs=1",)
 SMALL_WORLD = ("data.users=150", "data.items=160", "data.events=6000")
 SMALL_EXPORT = ("golden_requests=2", "frontier_requests=2")
-SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']",)
+SMALL_REFRESH = ("export=['golden_requests=2','frontier_requests=2']",)
+SMALL_RETRAIN = ("overrides=['trainer.trainer.max_epochs=1']", *SMALL_REFRESH)
 REFUSED = 3  # of `serve retrain`, where its gate refused: what the page says it may
 IMPORTED_ONCE = (
     "torch", "pytorch_lightning", "hydra", "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot",
-    "fastapi", "httpx", "rich.table", "tritonclient.grpc", "uvicorn",
+    "matplotlib.backends.backend_agg", "fastapi", "fastapi_offline", "faiss", "git", "httpx", "lightgbm", "narwhals.stable.v2", "polars",
+    "rich.table", "scipy.stats", "sklearn.model_selection", "tritonclient.grpc", "uvicorn",
 )  # fmt: skip
 REALLY_MADE = {"help", "demo", "up", "release"}
 
@@ -56,10 +60,15 @@ def smaller(words: Sequence[str]) -> list[str]:
     """A training command with what makes it quick."""
     told = {key(word): word.partition("=")[2] for word in words}
     ranker = told.get("task") == "ranker" or told.get("experiment", "").endswith("ranker")
-    world = told.get("data", told.get("experiment", "world")).startswith("world") or (
-        "data" not in told and not told["experiment"].startswith("movie")
-    )
+    world = told.get("data", data_of(told.get("experiment"))).startswith("world")
     return beside(words, (*(SMALL_RANKER if ranker else SMALL_TOWERS), *(SMALL_WORLD if world else ())))
+
+
+def data_of(experiment: str | None) -> str:
+    """The data that an experiment is about: what its file says, or the world, as conf/train.yaml has it."""
+    told = "" if experiment is None else Path("conf", "experiment", f"{experiment}.yaml").read_text()
+    found = re.search(r"override /data: (\w+)", told)
+    return found[1] if found else "world"
 
 
 def ran(*words: str) -> int:
@@ -91,6 +100,7 @@ def models() -> dict[str, str]:
 
 def forged(words: Sequence[str]) -> int:
     """The exit code of a script or module that a fork of the forge ran."""
+    KEPT.mkdir(exist_ok=True)
     order = (KEPT / "order").absolute()
     order.write_text(json.dumps({"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}))
     with socket.socket(socket.AF_UNIX) as line:
@@ -132,7 +142,9 @@ def run_order(line: socket.socket) -> None:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv, sys.path[0], code = order["words"], order["folder"], 0
+    sys.argv, code = order["words"], 0
+    sys.path[0] = order["folder"] if sys.argv[0] == "-m" else str(Path(sys.argv[0]).absolute().parent)
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     try:
         if sys.argv[0] == "-m":
             del sys.argv[0]
@@ -161,7 +173,7 @@ def python(words: Sequence[str]) -> int:
             return once(["export.py", *beside(rest, SMALL_EXPORT)])
         case ["-m", "serve", *rest]:
             return towers(rest)
-        case ["-m", module, *_] if module.startswith("bench."):
+        case ["-m", module, *_] if module.startswith(("bench.", "towers.")):
             return ran(*words)
     return subprocess.run([sys.executable, *words], check=False).returncode
 
@@ -172,10 +184,10 @@ def towers(words: Sequence[str]) -> int:
         case ["up", *rest]:
             return up(rest)
         case ["retrain" | "refresh" as job, *rest]:
-            code = ran("-m", "serve", job, *(beside(rest, SMALL_RETRAIN) if job == "retrain" else rest))
+            code = ran("-m", "serve", job, *beside(rest, SMALL_RETRAIN if job == "retrain" else SMALL_REFRESH))
             return 0 if code == REFUSED else code
-        case ["recommend" | "explain" | "precompute" | "quiz", *_]:
-            return ran("-m", "serve", *beside(words, PATIENT))
+        case ["recommend" | "explain" | "precompute" | "quiz", *_] | ["release", "check", *_]:
+            return ran("-m", "serve", *beside(words, (*PATIENT, f"triton.url={triton_url(Path())}")))
     return ran("-m", "serve", *words)
 
 
@@ -199,11 +211,11 @@ def waited(process: subprocess.Popen, url: str, log: Path) -> int:
     return 0
 
 
-def started(words: Sequence[str], log: Path) -> subprocess.Popen:
-    """A process that goes on after this one, in a session of its own."""
+def started(words: Sequence[str], log: Path, *, pid: str = "up") -> subprocess.Popen:
+    """A process that goes on after this one, in a session of its own; `down` stops it."""
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
-    (KEPT / "up.pid").write_text(str(process.pid))
+    log.with_name(f"{pid}.pid").write_text(str(process.pid))
     return process
 
 
@@ -216,9 +228,38 @@ def up(rest: Sequence[str]) -> int:
     return waited(process, f"http://127.0.0.1:{port}/readyz", log)
 
 
-def down(folder: Path) -> None:
-    """Stop the server that a page's folder has, if it has one."""
-    pid = folder / KEPT / "up.pid"
+def triton_url(folder: Path) -> str:
+    """A Triton with the models of the current release of a page's folder: one for all commands that would start one, see that it answers
+    as at export, and stop it again."""
+    release, told = (folder / "releases" / "current").resolve(), (folder / KEPT / "triton.json").absolute()
+    if told.exists() and json.loads(told.read_text())["release"] == str(release):
+        return json.loads(told.read_text())["url"]
+    down(folder, "triton")
+    told.unlink(missing_ok=True)
+    process = started([__file__, "triton", str(release), str(told)], told.with_suffix(".out"), pid="triton")
+    while not told.exists():
+        if process.poll() is not None:
+            raise RuntimeError(told.with_suffix(".out").read_text()[-4000:])
+        time.sleep(0.1)
+    return json.loads(told.read_text())["url"]
+
+
+def keep_triton(release: str, told: str) -> None:
+    """Be the process that a page's Triton lives as long as."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from serve import local_triton
+
+    models = tuple(path.name for path in (Path(release) / "triton").iterdir() if path.is_dir())
+    with local_triton.start(Path(release) / "triton", log_path=Path(told).with_suffix(".log"), models=models) as server:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        Path(f"{told}.new").write_text(json.dumps({"release": release, "url": server.grpc_url}))
+        Path(f"{told}.new").replace(told)
+        server.process.wait()
+
+
+def down(folder: Path, what: str = "up") -> None:
+    """Stop the server that a page's folder has, or its Triton, if it has one."""
+    pid = folder / KEPT / f"{what}.pid"
     if not pid.exists():
         return
     number = int(pid.read_text())
@@ -259,5 +300,9 @@ def make(words: Sequence[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "forge":
         forge(sys.argv[2])
+    if sys.argv[1] == "triton":
+        keep_triton(*sys.argv[2:])
+        sys.exit(1)  # it ended by itself
     KEPT.mkdir(exist_ok=True)
-    sys.exit({"python": python, "towers": towers, "mlflow": mlflow, "make": make}[sys.argv[1]](sys.argv[2:]))
+    tool = {"python": python, "towers": towers, "mlflow": mlflow, "make": make, "forged": forged}[sys.argv[1]]
+    sys.exit(tool(sys.argv[2:]))

@@ -65,7 +65,7 @@ def test_the_log_names_routes_and_no_user(http_client, caplog):
     http_client.get("/v1/recommendations?user_id=somebody%20private&count=2")
     http_client.get("/somebody%20private")
     lines = [one for one in caplog.records if one.name == "serve.access"]
-    assert [one.route for one in lines] == ["/v1/users/{user_id:path}", "/v1/recommendations", "no route"]
+    assert [one.route for one in lines] == ["/v1/users/{user_id:id}", "/v1/recommendations", "no route"]
     assert "somebody" not in json.dumps([one.__dict__ for one in lines], default=str)
 
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.features import PackedHistory
-from serve import explain, local_triton
+from serve import explain
 from serve.explain import NOTICEABLE, REFUSED, SUSPECTS, causes, history_items, most_missed, no_causes
 from serve.release import Release
 from serve.scoring import Scorer
 from serve.triton import Client
+from tests.engines import small_triton
 from tests.erasure import CODE, NOW, WIDTH, by_formula, left_out, person
 from tests.releases import LENGTH, write_release
 
@@ -26,11 +27,7 @@ NEAR = 2e-4  # fp16 rows and fp32 sums: what lies nearer to a bound than this ma
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
     release = Release.open(write_release(tmp_path_factory.mktemp("release") / "v1", items=ITEMS, width=WIDTH, seed=3))
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    with (
-        local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "ranker")) as server,
-        closing(Client(server.grpc_url, timeout_ms=20_000)) as client,
-    ):
+    with closing(Client(small_triton(), timeout_ms=20_000)) as client:
         yield Scorer(release, client)
 
 

@@ -89,7 +89,7 @@ def triton_pid(engine):
 def test_without_triton_the_page_is_what_was_precomputed_or_trends_here(releases, tmp_path, how):
     with started(releases, tmp_path / "state") as patient, patient.fleet.champion() as served:
         patient.store.put_precomputed({"u9": served.recommender.ahead("u9", patient.now_ms() - 1000)})
-    with started(releases, tmp_path / "state", *TIMELY) as engine, TestClient(create_app(engine)) as client:
+    with started(releases, tmp_path / "state", "triton.url=null", *TIMELY) as engine, TestClient(create_app(engine)) as client:
         until(client, "personalised", user="u8")
         pid = triton_pid(engine)
         os.kill(pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.features import HOUR_MS
-from serve import local_triton, new_items
+from serve import new_items
 from serve.contract import Request
 from serve.course import Policy
 from serve.limits import InvalidRequest
@@ -26,6 +26,7 @@ from serve.slates import similar
 from serve.sqlite_store import SqliteStore
 from serve.store import Event, StoreError
 from serve.triton import Client, TritonError
+from tests.engines import small_triton
 from tests.releases import RECIPE, START_MS, write_release
 
 NOW = START_MS + 20 * HOUR_MS
@@ -39,17 +40,13 @@ WHOLE = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return write_release(tmp_path_factory.mktemp("release") / "v1", items=40, room=30)
+    return write_release(tmp_path_factory.mktemp("release") / "v1", items=40, room=30, seed=3)
 
 
 @pytest.fixture(scope="module")
-def client(written, tmp_path_factory):
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    models = ("user_tower", "item_tower", "ranker")
-    with local_triton.start(written / "triton", log_path=log_path, models=models) as started:
-        patient = Client(started.grpc_url, timeout_ms=10_000)
+def client():
+    with closing(Client(small_triton(), timeout_ms=10_000)) as patient:
         yield patient
-        patient.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 does not tell of."""
 
 import logging
+from urllib.parse import quote
 
 import jsonschema
 import numpy as np
@@ -87,6 +88,12 @@ def test_what_is_posted_by_example_is_taken(http):
 )
 def test_an_answer_is_what_its_model_says(http, path, model):
     model.model_validate(http.get(path).json())
+
+
+@pytest.mark.parametrize("user_id", ["two\nlines", "a line\n", "\n", "a/b", "..", "/quiz", "\u2028?#%"])
+def test_an_id_in_a_path_is_asked_for_as_it_was_sent(http, user_id):
+    assert http.get(f"/v1/users/{quote(user_id, safe='').replace('.', '%2E')}").json()["user_id"] == user_id
+    assert http.get(f"/v1/items/{quote(user_id, safe='').replace('.', '%2E')}").json()["field"] == "item_id"
 
 
 def test_every_route_tells_how_it_refuses(document):

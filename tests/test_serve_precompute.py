@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve import local_triton, precompute
+from serve import precompute
 from serve.contract import History, Known, Precomputed, Request, UserFields
 from serve.panel import BUDGETS, Budget
 from serve.precompute import DEPTH, HOUR_MS, MINUTE_MS, Rule, why_live
@@ -23,6 +23,7 @@ from serve.sqlite_store import SqliteStore
 from serve.store import Event
 from serve.tally import Tally
 from serve.triton import Client, TritonError
+from tests.engines import small_triton
 from tests.releases import START_MS, write_release
 
 NOW = START_MS + 20 * HOUR_MS
@@ -83,10 +84,8 @@ def release(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(release, tmp_path_factory):
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    with local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "ranker")) as server:
-        yield server.grpc_url
+def url():
+    return small_triton()
 
 
 def store_of(release, path):

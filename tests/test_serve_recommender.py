@@ -9,7 +9,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from serve import index, local_triton
+from serve import index
 from serve.contract import Request
 from serve.course import Policy
 from serve.filters import MERE
@@ -25,6 +25,7 @@ from serve.slates import UnknownItem, similar
 from serve.sqlite_store import SqliteStore
 from serve.store import Event, StoreError
 from serve.triton import Client
+from tests.engines import small_triton
 from tests.releases import START_MS, write_release
 
 NOW = START_MS + 20 * 3_600_000
@@ -38,10 +39,8 @@ def release(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(release, tmp_path_factory):
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    with local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "item_tower", "ranker")) as server:
-        yield server.grpc_url
+def url():
+    return small_triton()
 
 
 def histories(release, folder):

@@ -25,6 +25,7 @@ from serve.retraining import Gate, continued, retraining, verdict
 from serve.settings import SettingsError
 from serve.sqlite_store import SqliteStore
 from serve.store import Event
+from tests import stand_ins
 
 ROOT = Path(__file__).parents[1]
 WORLD = ["data=world", "data.users=120", "data.items=120", "data.events=4000"]
@@ -34,17 +35,17 @@ GATE = Gate("ndcg_at_20", 0.02, 100, 0.1)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, forge):
     """(folder, store, end of the log): a champion, and four days of what users did after it was trained, slates and a new film too."""
     folder = tmp_path_factory.mktemp("daily")
     for command in (
-        ["train.py", "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=3", "task.batch_size=256"],
-        ["train.py", "experiment=world_ranker", *WORLD, "trainer.trainer.max_epochs=2"],
-        ["export.py", "version=first"],
+        ["train.py", "experiment=world_two_tower", *WORLD, "trainer.trainer.max_epochs=1", "task.batch_size=256"],
+        ["train.py", "experiment=world_ranker", *WORLD, "trainer.trainer.max_epochs=1"],
+        ["export.py", "version=first", "golden_requests=2", "frontier_requests=2"],
     ):
         done = subprocess.run(
-            [sys.executable, str(ROOT / command[0]), *command[1:]], cwd=folder, env=os.environ | QUIET, capture_output=True,
-            text=True, timeout=500, check=False,
+            [sys.executable, stand_ins.__file__, "forged", str(ROOT / command[0]), *command[1:]], cwd=folder,
+            env=os.environ | QUIET | {"STAND_IN_FORGE": forge}, capture_output=True, text=True, timeout=500, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (folder / "state").mkdir()
@@ -93,7 +94,7 @@ def within(served, monkeypatch):
 
 
 def chosen(*more: str):
-    return retraining(["overrides=['trainer.trainer.max_epochs=1']", "export=['golden_requests=2']", "nice=0", *more])
+    return retraining(["overrides=['trainer.trainer.max_epochs=1']", "export=['golden_requests=2','frontier_requests=2']", "nice=0", *more])
 
 
 def links(folder: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from serve import local_triton
 from serve.contract import Request
 from serve.course import Policy
 from serve.panel import BUDGETS, LIMIT, Budget
@@ -20,6 +19,7 @@ from serve.store import Event
 from serve.tally import Tally
 from serve.triton import Client
 from serve.why import why
+from tests.engines import small_triton
 from tests.erasure import NOW, WIDTH, by_formula, left_out
 from tests.releases import heads, write_release
 
@@ -33,12 +33,8 @@ def release(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(release, tmp_path_factory):
-    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    with (
-        local_triton.start(release.path / "triton", log_path=log_path, models=("user_tower", "ranker")) as server,
-        closing(Client(server.grpc_url, timeout_ms=20_000)) as client,
-    ):
+def client():
+    with closing(Client(small_triton(), timeout_ms=20_000)) as client:
         yield client
 
 

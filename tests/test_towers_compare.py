@@ -193,8 +193,10 @@ def test_what_may_not_be_shown_is_not_eligible():
 
 
 def changed(**columns) -> Log:
+    """A log whose impressions have these columns instead, and whose events do not tell which impression they answer."""
     tables, _ = simulated(SMALL_MILD)
-    return read_log(by_time(replace(tables, impressions=tables.impressions.with_columns(**columns))))
+    mute = tables.events.with_columns(request_id=pl.lit(None, pl.String))
+    return read_log(by_time(replace(tables, events=mute, impressions=tables.impressions.with_columns(**columns))))
 
 
 def test_a_log_that_cannot_tell_says_why():

@@ -4,6 +4,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from serve import paging
 from serve.contract import CONTEXTS, DIVERSITIES, MAX_COUNT, MAX_ID_BYTES, Request
@@ -16,6 +17,21 @@ ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES, examples=["
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Cursor = Annotated[str | None, Field(max_length=4_000, description="`next` of the page before this one; everything else is asked as then.")]
 ArmName = Literal["champion", "challenger"]
+
+
+class Whole(Convertor[str]):
+    """An id in a path, as it was sent: Starlette's own `path` finds none that holds a line break, and takes one off the end."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("id", Whole())
 
 
 class RecommendationQuery(BaseModel):

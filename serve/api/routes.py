@@ -58,12 +58,12 @@ def reading(engine: Engine, door: Door) -> APIRouter:
         more = len(found) > query.count
         return _cached(request, {"items": found[: query.count], "next": query.cursor + query.count if more else None})
 
-    @router.get("/v1/items/{item_id:path}/similar", **says(answers.SlateAnswer, 404), summary="What lies near an item?")
+    @router.get("/v1/items/{item_id:id}/similar", **says(answers.SlateAnswer, 404), summary="What lies near an item?")
     def similar(item_id: ItemId, query: Annotated[SimilarQuery, Query()]) -> Response:
         check_id("item_id", item_id)
         return JSONResponse(as_json(engine.similar(item_id, query.count)))
 
-    @router.get("/v1/items/{item_id:path}", **says(answers.Item, 404, cached=True), summary="What is known of an item?")
+    @router.get("/v1/items/{item_id:id}", **says(answers.Item, 404, cached=True), summary="What is known of an item?")
     def item(item_id: ItemId, query: Nothing, request: HttpRequest) -> Response:
         check_id("item_id", item_id)
         return _cached(request, engine.item(item_id))
@@ -72,7 +72,7 @@ def reading(engine: Engine, door: Door) -> APIRouter:
     def users(query: Annotated[UsersQuery, Query()]) -> Response:
         return JSONResponse({"user_ids": engine.users(query.count)})
 
-    @router.get("/v1/users/{user_id:path}", **says(answers.User), summary="What is known of a user?")
+    @router.get("/v1/users/{user_id:id}", **says(answers.User), summary="What is known of a user?")
     def user(user_id: ItemId, query: Nothing) -> Response:
         check_id("user_id", user_id)
         return JSONResponse(engine.user(user_id), headers={"Cache-Control": "no-store"})
@@ -114,7 +114,7 @@ def writing(engine: Engine, door: Door) -> APIRouter:
         receipt = await run_in_threadpool(engine.post_items, await body(request, new_items.MAX_BODY_BYTES))
         return JSONResponse({"stored": receipt.stored})
 
-    @router.post("/v1/users/{user_id:path}/quiz", **says(answers.Kept, 404), openapi_extra=accepts(QuizAnswers), summary="Keep answers")
+    @router.post("/v1/users/{user_id:id}/quiz", **says(answers.Kept, 404), openapi_extra=accepts(QuizAnswers), summary="Keep answers")
     async def keep_quiz(user_id: ItemId, query: Nothing, request: HttpRequest) -> Response:
         told = _quiz(await body(request, MAX_QUIZ_BYTES))
         return JSONResponse({"kept": await run_in_threadpool(engine.answered, user_id, told.pairs())})
