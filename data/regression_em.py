@@ -12,7 +12,6 @@ Shapes: P impressions · M cells of alike impressions · F features · K positio
 from collections.abc import Callable
 from typing import NamedTuple
 
-import lightgbm
 import numpy as np
 from scipy.special import expit, logit
 
@@ -109,12 +108,14 @@ def fit(shown: Shown) -> Estimate:
 
 def _ascend(cells: Cells, K: int) -> Callable[[np.ndarray], np.ndarray]:
     """From features to relevance."""
+    import lightgbm  # here: it takes a second, and every training imports this file
+
     place_M = cells.place_M
     click_K = np.bincount(place_M, cells.click_M, K)
     rate_K = np.clip(click_K / np.maximum(np.bincount(place_M, cells.shown_M, K), 1), LEAST, 1 - LEAST)
     start = float(logit(rate_K[0]))
 
-    def downhill(score_M: np.ndarray, _: lightgbm.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def downhill(score_M: np.ndarray, _: object) -> tuple[np.ndarray, np.ndarray]:
         relevance_M = expit(start + score_M)
         theta_K = np.maximum(click_K, LEAST) / np.maximum(np.bincount(place_M, cells.shown_M * relevance_M, K), LEAST)
         theta_M = np.minimum(theta_K / theta_K[0], 1 / rate_K[0])[place_M]
