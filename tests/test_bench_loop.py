@@ -14,7 +14,7 @@ from towers.saved import SavedRetrieval
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SETTING = Setting(
-    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, mmr_lambda=1.0, rounds=1,
+    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, budgets=1.0, mmr_lambda=1.0, rounds=1,
     train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
 
 
 def test_no_rule_decides_but_the_models_and_chance():
-    rules = settings([*BARE, *SETTING.explore()]).rules
+    rules = settings([*BARE, *SETTING.serving()]).rules
     assert not (rules.boosts or rules.caps or rules.turns) and (rules.explore.places, rules.explore.epsilon) == ((3, 6), 0.5)
 
 
