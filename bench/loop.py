@@ -56,8 +56,7 @@ BARE = ("editorial=null", "judged=0", "~rules.boosts", "~rules.caps", "~rules.tu
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How large everything is. `visits` is about how many homepages a day of `days` a round has, `count` how many places a page,
-    `exponent` how fast eyes tire down it, `budgets` the part of its usual candidates that a source may propose (the pool that chance draws
-    from is left whole), `train` and `ranker` more words for every training of either."""
+    `exponent` how fast eyes tire down it, `budgets` the part of its usual candidates that a source may propose, `train` and `ranker` more words for every training of either."""
 
     users: int
     items: int
@@ -81,7 +80,7 @@ class Setting:
     def serving(self) -> tuple[str, ...]:
         """The slots that chance may fill, two of ten; and what sources may propose, for a small catalogue's whole is nobody's choice."""
         places = [place for place in (self.count // 2, self.count) if place]
-        parts = {name: max(1, round(self.budgets * budget.candidates)) for name, budget in BUDGETS.items() if name != "explore"}
+        parts = {name: max(1, round(self.budgets * budget.candidates)) for name, budget in BUDGETS.items()}
         return (
             f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}",
             *(f"sources.{name}.candidates={part}" for name, part in parts.items()),
@@ -211,10 +210,10 @@ def draw(found: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
 
 
 def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
-    """What the old policy showed (round 0), the first and the last round of each arm: the mean over seeds."""
+    """What the old policy showed (round 0) and every round of each arm: the mean over seeds."""
     lines = ["| arm | round | " + " | ".join(FIGURES) + " |", "|---|---:|" + "---:|" * len(FIGURES)]
     for arm, seeds in found.items():
-        for place in (0, 1, -1):
+        for place in range(len(seeds[0])):
             means = [np.mean([rounds[place][name] for rounds in seeds]) for name in FIGURES]
             lines.append(f"| {arm} | {seeds[0][place]['round']} | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
     return "\n".join(lines)

@@ -1,16 +1,19 @@
 """The loop that bench/loop.py closes: one small round of it, and what its people and its figures are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from bench.crowd import Crowd, Shown, figures, gini
-from bench.loop import BARE, ROOT, Setting, fitted, lived, words
+from bench.loop import BARE, ROOT, Setting, lived, words
+from data import judgements
 from data.impressions import frame
 from data.outcomes import Slates
+from data.split import TEST, TRAIN, VALIDATION
 from serve.settings import settings
-from towers.saved import SavedRetrieval
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SETTING = Setting(
@@ -32,13 +35,21 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
     assert base.filter(arm="policy")["request_id"].n_unique() == before["pages"] and set(base["release"]) == {"simulated"}
     assert shown["clicked"].null_count() == shown["watch_duration_seconds"].null_count() == 0
     assert set(served["propensity"].drop_nulls()) > {0.5} and served["position"].max() == 6  # chance kept its item, or drew another
-    again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, 2, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
-    assert again.row_IW.shape[0] == 48 and np.isfinite(again.row_IW.numpy()).all()
+    of_round_G = (shown.unique("request_id", keep="first", maintain_order=True)["release"] == "round-1").to_numpy()
+    part_G = judgements.shown(log).part_G  # of the last round, what orders learns; of all before it, what finds
+    assert set(part_G[of_round_G]) <= {VALIDATION, TEST} and (part_G[of_round_G] == VALIDATION).mean() > 0.5
+    learned = instantiate(cfg.task.datamodule)(log).train_log
+    assert len(learned.item_row_E) == (log.part_E == TRAIN).sum() >= 0.9 * base["clicked"].sum()
 
 
 def test_no_rule_decides_but_the_models_and_chance():
     rules = settings([*BARE, *SETTING.serving()]).rules
     assert not (rules.boosts or rules.caps or rules.turns) and (rules.explore.places, rules.explore.epsilon) == ((3, 6), 0.5)
+
+
+def test_sources_propose_a_part_of_what_they_may():
+    of = {name: budget.candidates for name, budget in settings([*replace(SETTING, budgets=0.1).serving()]).sources.items()}
+    assert (of["collaborative"], of["content"], of["begun"], of["explore"]) == (30, 20, 2, 5)
 
 
 @pytest.fixture(scope="module")
