@@ -56,7 +56,8 @@ BARE = ("editorial=null", "judged=0", "~rules.boosts", "~rules.caps", "~rules.tu
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How large everything is. `visits` is about how many homepages a day of `days` a round has, `count` how many places a page,
-    `exponent` how fast eyes tire down it, `budgets` the part of its usual candidates that a source may propose, `train` and `ranker` more words for every training of either."""
+    `exponent` how fast eyes tire down it, `budgets` the part of its usual candidates that a source may propose, `train` and `ranker`
+    more words for every training of either."""
 
     users: int
     items: int
