@@ -1,6 +1,6 @@
 """Does the loop narrow? Serve, let people respond, log, retrain, release, and again: by raw clicks, and by clicks corrected for bias.
 
-    python -m bench.loop                                     # everything, from what is there on: some hours on two cores
+    python -m bench.loop                                     # everything, from what is there on: half an hour of one core and more
     python -m bench.loop --rounds 2 --seeds 0 --users 200 --items 150 --visits 100
     python -m bench.loop --arms none counted_position        # names of conf/bias; or two, of the two-tower / of the ranker
 
@@ -56,8 +56,8 @@ BARE = ("editorial=null", "judged=0", "~rules.boosts", "~rules.caps", "~rules.tu
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How large everything is. `visits` is about how many homepages a day of `days` a round has, `count` how many places a page,
-    `exponent` how fast eyes tire down it, `budgets` the part of its usual candidates that a source may propose, `train` and `ranker`
-    more words for every training of either."""
+    `exponent` how fast eyes tire down it, `candidates` how many items the two-tower proposes for a page and `pool` how many the
+    source that chance draws from (each other source: one), `train` and `ranker` more words for every training of either."""
 
     users: int
     items: int
@@ -67,7 +67,8 @@ class Setting:
     count: int
     exponent: float
     epsilon: float
-    budgets: float
+    candidates: int
+    pool: int
     mmr_lambda: float
     rounds: int
     train: tuple[str, ...]
@@ -79,12 +80,13 @@ class Setting:
         return World(self.users, self.items, self.events, seed, Attention((self.exponent,) * 3), policy, turn=0.0)
 
     def serving(self) -> tuple[str, ...]:
-        """The slots that chance may fill, two of ten; and what sources may propose, for a small catalogue's whole is nobody's choice."""
+        """The slots that chance may fill, two of ten; and what sources may propose. A small catalogue's whole would leave nothing to the
+        two-tower, and what lies near in content is never narrow: one candidate is the least that a source can be told."""
         places = [place for place in (self.count // 2, self.count) if place]
-        parts = {name: max(1, round(self.budgets * budget.candidates)) for name, budget in BUDGETS.items()}
+        told = dict.fromkeys(BUDGETS, 1) | {"collaborative": self.candidates, "explore": self.pool}
         return (
             f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}",
-            *(f"sources.{name}.candidates={part}" for name, part in parts.items()),
+            *(f"sources.{name}.candidates={most}" for name, most in told.items()),
         )  # fmt: skip
 
 
@@ -235,18 +237,19 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--events", type=int, default=4_000, help="of the log that everything begins with")
     parser.add_argument("--days", type=int, default=3, help="of a round")
-    parser.add_argument("--visits", type=int, default=500, help="homepages a day")
+    parser.add_argument("--visits", type=int, default=300, help="homepages a day")
     parser.add_argument("--exponent", type=float, default=1.0, help="place k is looked at with probability k^-exponent")
     parser.add_argument("--epsilon", type=float, default=0.1, help="of explore slots")
-    parser.add_argument("--budgets", type=float, default=0.1, help="the part of conf/serve.yaml's candidates that each source may propose")
+    parser.add_argument("--candidates", type=int, default=40, help="of the two-tower, for a page")
+    parser.add_argument("--pool", type=int, default=10, help="least shown items that chance draws from")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-loop", help="keeps what is done")
     parser.add_argument("--train", nargs="*", default=[], help="more words for every training of the two-tower")
     parser.add_argument("--ranker", nargs="*", default=[], help="and of the ranker")
     parser.add_argument("--try", dest="trying", action="store_true", help="print, but write no results")
     told = parser.parse_args()
     setting = Setting(
-        told.users, told.items, told.events, told.days, told.visits, 10, told.exponent, told.epsilon, told.budgets, 1.0,
-        told.rounds,
+        told.users, told.items, told.events, told.days, told.visits, 10, told.exponent, told.epsilon, told.candidates,
+        told.pool, 1.0, told.rounds,
         ("trainer.trainer.max_epochs=8", "task.batch_size=256", "task.module.width=32", "task.recency_half_life_days=7", *told.train),
         ("trainer.trainer.max_epochs=10", "task.batch_size=32", "task.datamodule.depth=50", *told.ranker),
     )  # fmt: skip

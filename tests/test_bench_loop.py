@@ -1,7 +1,5 @@
 """The loop that bench/loop.py closes: one small round of it, and what its people and its figures are."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,7 +15,7 @@ from serve.settings import settings
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SETTING = Setting(
-    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, budgets=1.0, mmr_lambda=1.0, rounds=1,
+    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, candidates=300, pool=50, mmr_lambda=1.0, rounds=1,
     train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
 )  # fmt: skip
 
@@ -47,9 +45,9 @@ def test_no_rule_decides_but_the_models_and_chance():
     assert not (rules.boosts or rules.caps or rules.turns) and (rules.explore.places, rules.explore.epsilon) == ((3, 6), 0.5)
 
 
-def test_sources_propose_a_part_of_what_they_may():
-    of = {name: budget.candidates for name, budget in settings([*replace(SETTING, budgets=0.1).serving()]).sources.items()}
-    assert (of["collaborative"], of["content"], of["begun"], of["explore"]) == (30, 20, 2, 5)
+def test_the_two_tower_and_chance_alone_propose():
+    of = {name: budget.candidates for name, budget in settings([*SETTING.serving()]).sources.items()}
+    assert (of.pop("collaborative"), of.pop("explore")) == (300, 50) and set(of.values()) == {1}
 
 
 @pytest.fixture(scope="module")
