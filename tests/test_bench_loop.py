@@ -15,8 +15,8 @@ from serve.settings import settings
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SETTING = Setting(
-    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, candidates=300, pool=50, mmr_lambda=1.0, rounds=1,
-    train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
+    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, candidates=300, pool=50, mmr_lambda=1.0,
+    rounds=1, train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
 )  # fmt: skip
 
 
