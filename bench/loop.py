@@ -81,7 +81,8 @@ class Setting:
 
     def serving(self) -> tuple[str, ...]:
         """The slots that chance may fill, two of ten; and what sources may propose. A small catalogue's whole would leave nothing to the
-        two-tower, and what lies near in content is never narrow: one candidate is the least that a source can be told."""
+        two-tower; what lies near in content, and what was seldom shown and is ranked by merit, keep any loop wide. One candidate is the
+        least that a source can be told."""
         places = [place for place in (self.count // 2, self.count) if place]
         told = dict.fromkeys(BUDGETS, 1) | {"collaborative": self.candidates, "explore": self.pool}
         return (
@@ -237,11 +238,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--events", type=int, default=4_000, help="of the log that everything begins with")
     parser.add_argument("--days", type=int, default=3, help="of a round")
-    parser.add_argument("--visits", type=int, default=300, help="homepages a day")
+    parser.add_argument("--visits", type=int, default=200, help="homepages a day")
     parser.add_argument("--exponent", type=float, default=1.0, help="place k is looked at with probability k^-exponent")
     parser.add_argument("--epsilon", type=float, default=0.1, help="of explore slots")
     parser.add_argument("--candidates", type=int, default=40, help="of the two-tower, for a page")
-    parser.add_argument("--pool", type=int, default=10, help="least shown items that chance draws from")
+    parser.add_argument("--pool", type=int, default=1, help="of the least shown items, to draw from by chance or to rank by merit")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-loop", help="keeps what is done")
     parser.add_argument("--train", nargs="*", default=[], help="more words for every training of the two-tower")
     parser.add_argument("--ranker", nargs="*", default=[], help="and of the ranker")
