@@ -1,6 +1,6 @@
 """Does the loop narrow? Serve, let people respond, log, retrain, release, and again: by raw clicks, and by clicks corrected for bias.
 
-    python -m bench.loop                                     # everything, from what is there on: some hours on two cores
+    python -m bench.loop                                     # everything, from what is there on: half an hour of one core and more
     python -m bench.loop --rounds 2 --seeds 0 --users 200 --items 150 --visits 100
     python -m bench.loop --arms none counted_position        # names of conf/bias; or two, of the two-tower / of the ranker
 
@@ -16,13 +16,14 @@ bench/results/loop.json and docs/pictures/loop.png are written at the end; what 
 import argparse
 import json
 import os
-import subprocess
+import runpy
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import chdir, closing
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -55,7 +56,8 @@ BARE = ("editorial=null", "judged=0", "~rules.boosts", "~rules.caps", "~rules.tu
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How large everything is. `visits` is about how many homepages a day of `days` a round has, `count` how many places a page,
-    `exponent` how fast eyes tire down it, `train` and `ranker` more words for every training of either."""
+    `exponent` how fast eyes tire down it, `candidates` how many items the two-tower proposes for a page and `pool` how many the
+    source that chance draws from (each other source: one), `train` and `ranker` more words for every training of either."""
 
     users: int
     items: int
@@ -65,6 +67,8 @@ class Setting:
     count: int
     exponent: float
     epsilon: float
+    candidates: int
+    pool: int
     mmr_lambda: float
     rounds: int
     train: tuple[str, ...]
@@ -75,10 +79,16 @@ class Setting:
         policy = Policy(slots=self.count, popularity=1.5, popularity_error=1.5, order_noise=0.2)
         return World(self.users, self.items, self.events, seed, Attention((self.exponent,) * 3), policy, turn=0.0)
 
-    def explore(self) -> tuple[str, ...]:
-        """The slots that chance may fill: two of ten."""
+    def serving(self) -> tuple[str, ...]:
+        """The slots that chance may fill, two of ten; and what sources may propose. A small catalogue's whole would leave nothing to the
+        two-tower; what lies near in content, and what was seldom shown and is ranked by merit, keep any loop wide. One candidate is the
+        least that a source can be told."""
         places = [place for place in (self.count // 2, self.count) if place]
-        return (f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}")
+        told = dict.fromkeys(BUDGETS, 1) | {"collaborative": self.candidates, "explore": self.pool}
+        return (
+            f"rules.explore.places={places}", f"rules.explore.epsilon={self.epsilon}",
+            *(f"sources.{name}.candidates={most}" for name, most in told.items()),
+        )  # fmt: skip
 
 
 def words(folder: Path, bias: str, seed: int, number: int, setting: Setting) -> list[str]:
@@ -120,9 +130,14 @@ def released(folder: Path, arm: str, seed: int, number: int, setting: Setting) -
         f"retrieval={retrieval}", f"ranker={ranker}", f"releases={folder}/releases", f"version=round-{number}", "golden_requests=2",
         "frontier_requests=2", f"mlflow=sqlite:///{folder}/mlflow.db", f"hydra.run.dir={runs}/{number}_export",
     ]  # fmt: skip
-    done = subprocess.run([sys.executable, str(ROOT / "export.py"), *export], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"export.py failed: {done.stderr[-3000:]}")
+    exported(export, folder)
+
+
+def exported(told: list[str], folder: Path) -> None:
+    """Run export.py in `folder`. It runs in this process, whose imports are most of what it needs; a fault of it is raised as it is."""
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    with chdir(folder), patch.object(sys, "argv", ["export.py", *told, *quiet]), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
+        runpy.run_path(str(ROOT / "export.py"), run_name="__main__")
 
 
 def lived(folder: Path, arm: str, seed: int, setting: Setting) -> list[dict[str, float]]:
@@ -133,7 +148,7 @@ def lived(folder: Path, arm: str, seed: int, setting: Setting) -> list[dict[str,
     for name in ("events", "impressions", "items", "users"):
         getattr(tables, name).write_parquet(folder / "logs" / "base" / f"{name}.parquet")
     found = [{"round": 0} | figures(Shown.before(tables, truth), setting.items)]
-    chosen = settings([*PATIENT, *BARE, *setting.explore(), f"releases={folder}/releases", f"state={folder}/state"])
+    chosen = settings([*PATIENT, *BARE, *setting.serving(), f"releases={folder}/releases", f"state={folder}/state"])
     for number in range(1, setting.rounds + 1):
         began = time.perf_counter()
         released(folder, arm, seed, number, setting)
@@ -199,10 +214,10 @@ def draw(found: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
 
 
 def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
-    """What the old policy showed (round 0), the first and the last round of each arm: the mean over seeds."""
+    """What the old policy showed (round 0) and every round of each arm: the mean over seeds."""
     lines = ["| arm | round | " + " | ".join(FIGURES) + " |", "|---|---:|" + "---:|" * len(FIGURES)]
     for arm, seeds in found.items():
-        for place in (0, 1, -1):
+        for place in range(len(seeds[0])):
             means = [np.mean([rounds[place][name] for rounds in seeds]) for name in FIGURES]
             lines.append(f"| {arm} | {seeds[0][place]['round']} | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
     return "\n".join(lines)
@@ -223,16 +238,19 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--events", type=int, default=4_000, help="of the log that everything begins with")
     parser.add_argument("--days", type=int, default=3, help="of a round")
-    parser.add_argument("--visits", type=int, default=500, help="homepages a day")
+    parser.add_argument("--visits", type=int, default=200, help="homepages a day")
     parser.add_argument("--exponent", type=float, default=1.0, help="place k is looked at with probability k^-exponent")
     parser.add_argument("--epsilon", type=float, default=0.1, help="of explore slots")
+    parser.add_argument("--candidates", type=int, default=40, help="of the two-tower, for a page")
+    parser.add_argument("--pool", type=int, default=1, help="of the least shown items, to draw from by chance or to rank by merit")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "towers-bench-loop", help="keeps what is done")
     parser.add_argument("--train", nargs="*", default=[], help="more words for every training of the two-tower")
     parser.add_argument("--ranker", nargs="*", default=[], help="and of the ranker")
     parser.add_argument("--try", dest="trying", action="store_true", help="print, but write no results")
     told = parser.parse_args()
     setting = Setting(
-        told.users, told.items, told.events, told.days, told.visits, 10, told.exponent, told.epsilon, 1.0, told.rounds,
+        told.users, told.items, told.events, told.days, told.visits, 10, told.exponent, told.epsilon, told.candidates,
+        told.pool, 1.0, told.rounds,
         ("trainer.trainer.max_epochs=8", "task.batch_size=256", "task.module.width=32", "task.recency_half_life_days=7", *told.train),
         ("trainer.trainer.max_epochs=10", "task.batch_size=32", "task.datamodule.depth=50", *told.ranker),
     )  # fmt: skip

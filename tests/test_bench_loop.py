@@ -6,16 +6,17 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from bench.crowd import Crowd, Shown, figures, gini
-from bench.loop import BARE, ROOT, Setting, fitted, lived, words
+from bench.loop import BARE, ROOT, Setting, lived, words
+from data import judgements
 from data.impressions import frame
 from data.outcomes import Slates
+from data.split import TEST, TRAIN, VALIDATION
 from serve.settings import settings
-from towers.saved import SavedRetrieval
 
 SMALL = ("trainer.trainer.max_epochs=1", "task.batch_size=128")
 SETTING = Setting(
-    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, mmr_lambda=1.0, rounds=1,
-    train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
+    users=60, items=48, events=900, days=1, visits=25, count=6, exponent=0.3, epsilon=0.5, candidates=300, pool=50, mmr_lambda=1.0,
+    rounds=1, train=(*SMALL, "task.module.width=16"), ranker=(SMALL[0], "task.datamodule.depth=30"),
 )  # fmt: skip
 
 
@@ -32,13 +33,21 @@ def test_what_people_did_before_the_real_server_is_what_the_next_training_reads(
     assert base.filter(arm="policy")["request_id"].n_unique() == before["pages"] and set(base["release"]) == {"simulated"}
     assert shown["clicked"].null_count() == shown["watch_duration_seconds"].null_count() == 0
     assert set(served["propensity"].drop_nulls()) > {0.5} and served["position"].max() == 6  # chance kept its item, or drew another
-    again = SavedRetrieval.open(fitted([*words(tmp_path, "none", 0, 2, SETTING), "task=two_tower", *SETTING.train], tmp_path / "again"))
-    assert again.row_IW.shape[0] == 48 and np.isfinite(again.row_IW.numpy()).all()
+    of_round_G = (shown.unique("request_id", keep="first", maintain_order=True)["release"] == "round-1").to_numpy()
+    part_G = judgements.shown(log).part_G  # of the last round, what orders learns; of all before it, what finds
+    assert set(part_G[of_round_G]) <= {VALIDATION, TEST} and (part_G[of_round_G] == VALIDATION).mean() > 0.5
+    learned = instantiate(cfg.task.datamodule)(log).train_log
+    assert len(learned.item_row_E) == (log.part_E == TRAIN).sum() >= 0.9 * base["clicked"].sum()
 
 
 def test_no_rule_decides_but_the_models_and_chance():
-    rules = settings([*BARE, *SETTING.explore()]).rules
+    rules = settings([*BARE, *SETTING.serving()]).rules
     assert not (rules.boosts or rules.caps or rules.turns) and (rules.explore.places, rules.explore.epsilon) == ((3, 6), 0.5)
+
+
+def test_the_two_tower_and_chance_alone_propose():
+    of = {name: budget.candidates for name, budget in settings([*SETTING.serving()]).sources.items()}
+    assert (of.pop("collaborative"), of.pop("explore")) == (300, 50) and set(of.values()) == {1}
 
 
 @pytest.fixture(scope="module")
