@@ -27,12 +27,14 @@ def browser():
 
 @pytest.fixture(scope="module", autouse=True)
 def visited(watched):
-    """There was traffic, and the pulse has seen it."""
+    """There was traffic, and the pulse has seen it, and has beaten often enough that a chart has points to go between."""
     watched.visit()
-    deadline = time.monotonic() + 30
-    while not any(point["answers"] for point in httpx.get(f"{watched.address}/v1/console").json()["points"]):
+    deadline = time.monotonic() + 60
+    points = []
+    while len(points) < 4 or not any(point["answers"] for point in points):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+        points = httpx.get(f"{watched.address}/v1/console").json()["points"]
 
 
 @pytest.fixture
