@@ -11,6 +11,7 @@ A history is kept as it is read, and told of every event (`serve.histories`); so
 import itertools
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,7 +251,7 @@ class SqliteStore:
                     self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
                 )  # `close` comes from another thread
                 self._connections.append(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON")  # who is forgotten leaves no bytes behind
             self._local.connection = connection
@@ -286,6 +287,19 @@ class SqliteStore:
         if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
             return StoreError(f"{self.path}: {error}; see that the path is right, the disk has room and nobody holds the file for long")
         return StoreError(f"{self.path}: {error}; {RESTORE}")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """WAL, which several may ask of one file at once: SQLite refuses all but the first of them without waiting, whatever the timeout."""
+    give_up = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.005)
 
 
 def _insert(connection: sqlite3.Connection, statement: str, rows: Iterable[tuple], source: Path | str) -> None:
