@@ -3,7 +3,7 @@
 Shapes: B rows · L history length · C moment columns · E events · S places of a slate · T targets · I catalogue.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -116,6 +116,17 @@ class Batches:
             yield from map(several._make, zip(*(column.split(self.batch_size) for column in several), strict=True))
 
 
+def each_alone(
+    events: Events, row_N: Tensor, *, length: int, order: Callable[[Tensor, int, torch.Generator], Tensor], batch_size: int, seed: int,
+    epoch: int, rank: int, ranks: int,
+) -> Batches:  # fmt: skip
+    """One epoch of questions, each with a history of its own: `RetrievalBatch`."""
+    return Batches(
+        row_N, lambda event_B: events.batch(event_B, length=length), order=partial(order, events.timestamp_E[row_N]), batch_size=batch_size,
+        seed=seed, epoch=epoch, rank=rank, ranks=ranks,
+    )  # fmt: skip
+
+
 def whole_part(part: int, *, there: bool) -> DataLoader:
     """A loader of one batch, the number of a part, or of none: an evaluation asks all its questions at once."""
     return DataLoader([part] if there else [], batch_size=None)
@@ -131,6 +142,7 @@ class RetrievalData(L.LightningDataModule):
 
     `bias` says what each training row weighs, by how likely it was to be shown and looked at (`data.bias`).
     `recency_half_life_days` halves the weight of a row with its age; null weighs all alike. `order` is `shuffled` or `by_hour`.
+    `epoch` makes the batches of one: `each_alone`, a history for each question, or `data.sequences.Packed`, a question at each event.
 
     Raises:
         ValueError: the training part has no liked event.
@@ -146,12 +158,13 @@ class RetrievalData(L.LightningDataModule):
         recency_half_life_days: float | None,
         order: Callable[[Tensor, int, torch.Generator], Tensor],
         seed: int,
+        epoch: Callable[..., Iterable[NamedTuple]] = each_alone,
     ):
         super().__init__()
         self.log = log
         self.batch_size = batch_size
         self.history_length = history_length
-        self.order = order
+        self.order, self.epoch = order, epoch
         self.seed = seed
         self._asked: dict[int, Queries] = {}
         self._target_weight: dict[int, np.ndarray] = {}
@@ -184,14 +197,13 @@ class RetrievalData(L.LightningDataModule):
             self._target_weight[part] = self.bias.click_weight(self.observed, _rows(self.log, target_events(self.log, part)))
         return self._target_weight[part]
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> Iterable[NamedTuple]:
         """This epoch's batches, on the trainer's device."""
         trainer = self.trainer
         device = trainer.strategy.root_device
         events = Events.of(self.train_log, self.weight_E, device, self.beside)
-        row_N = torch.as_tensor(self.train_event, device=device)
-        return Batches(
-            row_N, lambda event_B: events.batch(event_B, length=self.history_length), order=partial(self.order, events.timestamp_E[row_N]),
+        return self.epoch(
+            events, torch.as_tensor(self.train_event, device=device), length=self.history_length, order=self.order,
             batch_size=self.batch_size, seed=self.seed, epoch=trainer.current_epoch, rank=trainer.global_rank, ranks=trainer.world_size,
         )  # fmt: skip
 

@@ -60,8 +60,7 @@ class AttentionEncoder(nn.Module):
 
     def __init__(self, width: int, *, blocks: int = 1, heads: int = 2, dropout: float = 0.2, max_length: int = 1000):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        _check(width, heads)
         self.position = nn.Parameter(torch.randn(max_length, width) * 0.02)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
@@ -76,3 +75,97 @@ class AttentionEncoder(nn.Module):
         for block in self.blocks:
             x_BLD = block(x_BLD, see_B1LL)
         return self.norm(x_BLD[:, -1]) * there_BL[:, -1:].to(x_BLD.dtype)
+
+
+def visible(window_BL: Tensor) -> Tensor:
+    """Which event (last dimension) a state may know: its own and earlier ones of its window, bool (B, L, L)."""
+    same_BLL = window_BL[:, :, None] == window_BL[:, None, :]
+    return same_BLL & torch.ones_like(same_BLL[0]).tril()
+
+
+def _check(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+
+
+class SASRec(nn.Module):
+    """Causal self-attention with learned positions (Kang & McAuley 2018, arXiv 1808.09781), pre-norm, as eSASRec found it best
+    (Tikhonovich et al. 2025, arXiv 2508.06450).
+
+    Raises:
+        ValueError: `width` is not a multiple of `heads`.
+    """
+
+    def __init__(self, width: int, *, blocks: int = 1, heads: int = 1, dropout: float = 0.2, max_length: int = 1000):
+        super().__init__()
+        _check(width, heads)
+        self.position = nn.Embedding(max_length, width)
+        nn.init.normal_(self.position.weight, std=0.02)
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, event_BLD: Tensor, window_BL: Tensor, place_BL: Tensor, age_minutes_BL: Tensor) -> Tensor:
+        """States (B, L, D), of which those of padding mean nothing."""
+        see_B1LL = visible(window_BL)[:, None]
+        x_BLD = event_BLD + self.position(place_BL)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, see_B1LL)
+        return self.norm(x_BLD)
+
+
+class HSTUBlock(nn.Module):
+    """SiLU(QKᵀ + b) V instead of a softmax, gated by U: how much of something was there is kept, not only how it compares.
+
+    Hierarchical sequential transduction unit (Zhai et al. 2024, arXiv 2402.17152, equations 1 to 3). Their 1/n before the norm is here the
+    number of events a state knows: the norm undoes either.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, max_length: int, age_buckets: int):
+        super().__init__()
+        self.heads = heads
+        self.dropout = float(dropout)
+        self.norm = nn.LayerNorm(width)
+        self.uvqk = nn.Linear(width, 4 * width)
+        self.mixed_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+        self.place = nn.Embedding(max_length, heads)
+        self.time = nn.Embedding(age_buckets, heads)
+        for table in (self.place, self.time):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, x_BLD: Tensor, share_BLL: Tensor, back_BLL: Tensor, age_bucket_BLL: Tensor) -> Tensor:
+        """(B, L, D) → (B, L, D). Of every pair: 1 / (number of events known), 0 for an event that is not; places back; bucket of its age."""
+        B, L, D = x_BLD.shape
+        u, v, q, k = F.silu(self.uvqk(self.norm(x_BLD))).view(B, L, 4, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        bias_BHLL = (self.place(back_BLL) + self.time(age_bucket_BLL)).permute(0, 3, 1, 2)
+        weight_BHLL = F.silu(q @ k.transpose(2, 3) + bias_BHLL) * share_BLL[:, None]
+        mixed_BLD = self.mixed_norm((weight_BHLL @ v).transpose(1, 2).reshape(B, L, D)) * u.transpose(1, 2).reshape(B, L, D)
+        return x_BLD + self.out(F.dropout(mixed_BLD, self.dropout, self.training))
+
+
+class HSTU(nn.Module):
+    """Stacked `HSTUBlock`s. How far back an event stands and how long before the question it was bias every pair; nothing is told of
+    absolute places. The question after an event is asked when the next of its window happens, or at age 0.
+
+    Raises:
+        ValueError: `width` is not a multiple of `heads`.
+    """
+
+    def __init__(self, width: int, *, blocks: int = 2, heads: int = 1, dropout: float = 0.2, max_length: int = 1000, age_buckets: int = 32):
+        super().__init__()
+        _check(width, heads)
+        self.last_bucket = age_buckets - 1
+        self.blocks = nn.ModuleList(HSTUBlock(width, heads, dropout, max_length, age_buckets) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, event_BLD: Tensor, window_BL: Tensor, place_BL: Tensor, age_minutes_BL: Tensor) -> Tensor:
+        """States (B, L, D), of which those of padding mean nothing."""
+        see_BLL = visible(window_BL)
+        share_BLL = see_BLL.to(event_BLD.dtype) / see_BLL.sum(2, keepdim=True).clamp(min=1)
+        back_BLL = (place_BL[:, :, None] - place_BL[:, None, :]).clamp(min=0)
+        asked_BL = F.pad(age_minutes_BL[:, 1:] * (window_BL[:, 1:] == window_BL[:, :-1]).long(), [0, 1])
+        age_BLL = (age_minutes_BL[:, None, :] - asked_BL[:, :, None]).clamp(min=0)
+        bucket_BLL = torch.log2(age_BLL.float() + 1).long().clamp(max=self.last_bucket)
+        for block in self.blocks:
+            event_BLD = block(event_BLD, share_BLL, back_BLL, bucket_BLL)
+        return self.norm(event_BLD)

@@ -33,6 +33,11 @@ def taste_of(x_RD: Tensor, columns: int) -> Tensor:
     return x_RD if x_RD.shape[1] == columns else x_RD[:, :columns]
 
 
+def age_bucket(age_minutes: Tensor) -> Tensor:
+    """Which of `AGE_BUCKETS` an age lies in, by its logarithm: the buckets double, the last holds all from 4,000 years on."""
+    return torch.log2(age_minutes.float() + 1).long().clamp(max=31)
+
+
 class UnitNorm(nn.Module):
     """To the unit sphere: the dot product of two such vectors is their cosine."""
 
@@ -122,7 +127,7 @@ class UserTower(nn.Module):
 
     def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
         """Query (B, D) from item inputs (B, L, D), event codes (B, L; 0 pads), ages in minutes (B, L) and the moment (B, C)."""
-        age_BL = torch.log2(age_minutes.float() + 1).long().clamp(max=31)
+        age_BL = age_bucket(age_minutes)
         event_BLD = self.drop(history.to(self.event.weight.dtype) + self.said(event_code, age_BL))
         state_BD = self.encoder(event_BLD, event_code != 0)
         moment_BD = torch.zeros_like(state_BD)
