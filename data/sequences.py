@@ -8,6 +8,7 @@ Shapes: B questions · P rows · L tokens of a row · W windows of an epoch · N
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ class SequenceBatch(NamedTuple):
     A row holds windows one behind the other: `window_BL` numbers them from 1, 0 pads, and `place_BL` counts from a window's first event.
     `age_minutes_BL` is an event's age when the window's last question is asked. Of `history_row_BL` to `place_BL` the B is P, rows and not
     questions: other batches have a row for each question, and a loss need not know which they are. `state_B` is the token, p · L + l, that
-    a question is read off, or `NOBODY`; `since_minutes_B` is that event's age when the question is asked, 0 of nobody. What came before it in its window is all that it may know.
+    a question is read off, or `NOBODY`: what came before it in its window is all that it may know. `since_minutes_B` is that event's age
+    when the question is asked, 0 of nobody.
     """
 
     user_row_B: Tensor
@@ -57,8 +59,8 @@ class Windows(NamedTuple):
 def windows(offset_U1: np.ndarray, asked_E: np.ndarray, *, length: int, rng: np.random.Generator) -> Windows:
     """Cut every user's events but the last into windows of at most `length`; those that a question is asked in.
 
-    Who has no more than `length` is one window, of none where there is one event. Others are cut every `length` events from a random place on, so that over the epochs each
-    question is asked of short memories and of long ones.
+    Who has no more than `length` is one window, of none where there is one event. Others are cut every `length` events from a random place
+    on, so that over the epochs each question is asked of short memories and of long ones.
     """
     token_U = np.maximum(offset_U1[1:] - offset_U1[:-1] - 1, 0)
     first_part_U = np.where(token_U > length, rng.integers(1, length + 1, len(token_U)), token_U)
@@ -118,7 +120,7 @@ class Packed:
     def __iter__(self) -> Iterator[SequenceBatch]:
         together = self.rows * self.ranks
         bound = np.searchsorted(self.row_W, np.arange(len(self) + 1) * together)
-        for number, (start, stop) in enumerate(zip(bound[:-1], bound[1:], strict=True)):
+        for number, (start, stop) in enumerate(pairwise(bound)):
             row_W = self.row_W[start:stop] - number * together
             mine_W = start + np.flatnonzero(row_W % self.ranks == self.rank)
             yield self.batch(mine_W, (self.row_W[mine_W] - number * together) // self.ranks)

@@ -134,7 +134,7 @@ class HSTUBlock(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, x_BLD: Tensor, share_BLL: Tensor, back_BLL: Tensor, age_bucket_BLL: Tensor) -> Tensor:
-        """(B, L, D) → (B, L, D). Of every pair: 1 / (number of events known), 0 for an event that is not; places back; bucket of its age."""
+        """(B, L, D) → (B, L, D). Of every pair: 1 / (number of events known), 0 for an event that is not; places back; age bucket."""
         B, L, D = x_BLD.shape
         u, v, q, k = F.silu(self.uvqk(self.norm(x_BLD))).view(B, L, 4, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         bias_BHLL = (self.place(back_BLL) + self.time(age_bucket_BLL)).permute(0, 3, 1, 2)
