@@ -102,4 +102,4 @@ def ranking_of(run: Run, log: Log) -> Ranking:
     targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
     hit_TK = top_UK[targets.user_index()] == targets.item_row[:, None]
     rank_T = torch.where(hit_TK.any(1), hit_TK.int().argmax(1) + 1, BEYOND)
-    return Ranking(torch.as_tensor(asked.user_row_Q), targets, rank_T, top_UK, torch.zeros(top_UK.shape), depth, 0)
+    return Ranking(torch.as_tensor(asked.user_row_Q), targets, rank_T, top_UK, torch.zeros(top_UK.shape), depth, 0, asked.seen_policy)
