@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.bias import Bias
 from data.features import MOMENT
-from data.impressions import Observed, Rows, frame, shown
+from data.impressions import OPEN, Observed, Rows, frame, shown
 from data.log import Log
 
 MOST = 20
@@ -88,7 +88,7 @@ def beside(log: Log, bias: Bias, observed: Observed) -> Beside:
     )
     slope_PE = bias.examination(observed, Rows(*(np.concatenate(pair) for pair in both))).slope_N
     slope_P, slope_E = slope_PE[: len(place_P)], slope_PE[len(place_P) :]
-    skipped_P = (told.clicked_P == 0) & (place_P < MOST)
+    skipped_P = (told.clicked_P == 0) & (place_P < MOST) & (impressions["part"].to_numpy() != OPEN)
     log_slope_P = np.where(skipped_P, np.log(slope_P), -np.inf).astype(np.float32)
     return Beside(
         events["first"].fill_null(0).to_numpy().astype(np.int64), count_E, np.log(slope_E).astype(np.float32),

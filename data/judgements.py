@@ -56,7 +56,8 @@ class Judgements:
 
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
-    the part of the user's next event, of their last where there is none after it, and to training where they have no event at all."""
+    the part of the user's next event, of their last where there is none after it, and to training where they have no event at all; to
+    none (`impressions.OPEN`) if it was answered in a later one."""
     frame = impressions.frame(log)
     group_P = frame["request_id"].rle_id().to_numpy().astype(np.int64)
     first = np.flatnonzero(np.diff(group_P, prepend=-1))
@@ -81,7 +82,7 @@ def shown(log: Log) -> Judgements:
     return Judgements(
         user_row_G, log.offset_U1[user_row_G], end_G, now_G,
         moment(now_G, head["device"], head["region"], head["subscription_tier"], born_G, log.vocabulary),
-        impressions.parts(log, user_row_G, end_G, now_G),
+        head["part"].to_numpy(),
         spread(frame["item_row"].to_numpy(), 0), spread(np.ones(len(group_P), bool), False), np.stack(labels, axis=2),
         spread(frame["propensity"].fill_null(float("nan")).to_numpy(), np.nan),
         spread(frame["position"].cast(pl.Int64).to_numpy(), 0),

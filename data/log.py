@@ -11,6 +11,7 @@ import polars as pl
 from data.aggregates import item_clock
 from data.content import ContentRecipe, fit_content
 from data.features import DAY_MS, EVENT_TYPE_CODE, HOUR_MS, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
+from data.leaks import refuse_leaks
 from data.schema import Tables
 from data.split import TRAIN, SeenPolicy, Split, undivided
 
@@ -118,7 +119,11 @@ def queries(log: Log, part: int) -> Queries:
 
     What is seen is every item of the user's earlier parts, whatever the event. A target that was seen before stays a target, whose fate is
     the split's `seen_policy`.
+
+    Raises:
+        LeakError: what was learned of the log, or told with it, has seen what is asked (`data.leaks`).
     """
+    refuse_leaks(log)
     history, event = log.before(part), target_events(log, part)
     user_row, item_row = log.user_row_E[event], log.item_row_E[event]
     user_row_Q, start, count = np.unique(user_row, return_index=True, return_counts=True)
