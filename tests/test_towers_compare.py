@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from data.bias import Bias
-from data.content import write_recipe
 from data.examination import Examination
 from data.log import Log, queries, read_log
 from data.propensity import even
 from data.split import TEST, by_time
 from tests.logs import small
+from tests.saved_models import write_model
 from tests.worlds import SMALL_MILD, simulated
 from towers import compare, report
 from towers.evaluation import per_user
@@ -27,33 +27,12 @@ from towers.off_policy import Terms
 from towers.ranking_data import ask, history_at
 from towers.rivals import answers
 from towers.run_folder import CompareError, Run, ranking_of, same_log
-from towers.saved import SavedRetrieval, meaning, script
-
-
-class MeanOfHistory(torch.nn.Module):
-    """The query is the mean of the rows of the history."""
-
-    def forward(self, history: torch.Tensor, event_code: torch.Tensor, age_minutes: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
-        return (history.float() * (event_code > 0).float()[:, :, None]).mean(1)
-
-
-class Content(torch.nn.Module):
-    """A row of the features themselves."""
-
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        return feature
+from towers.saved import SavedRetrieval
 
 
 def write_run(folder: Path, log: Log, vector_ID: np.ndarray, **changes) -> Path:
     """A finished run whose model knows items by `vector_ID`, as train.py leaves it."""
-    (folder / "model").mkdir(parents=True)
-    rows = np.concatenate([vector_ID, vector_ID], axis=1).astype(np.float16)
-    np.save(folder / "model" / "rows.npy", rows)
-    script(MeanOfHistory(), folder / "model" / "user_tower.pt")
-    script(Content(), folder / "model" / "item_tower.pt")
-    write_recipe(folder / "model" / "recipe.npz", log.catalogue.recipe)
-    facts = {"kind": "retrieval", "width": vector_ID.shape[1], "history_length": 20, "half_lives_days": [], **meaning(log)}
-    (folder / "model" / "meaning.json").write_text(json.dumps(facts))
+    write_model(folder / "model", log, vector_ID)
     asked = queries(log, TEST)
     user_ids = pl.Series(log.user_ids, dtype=pl.String).gather(asked.user_row_Q)
     ranking = answers(SavedRetrieval.open(folder / "model"), log, asked)
