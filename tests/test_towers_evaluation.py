@@ -12,6 +12,7 @@ from towers.evaluation import (
     BEYOND,
     DotProduct,
     ItemLists,
+    beside_popularity,
     beyond_accuracy,
     item_lists,
     per_user,
@@ -232,3 +233,33 @@ def test_ranking_is_not_rounded_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(rank(score, *asked, item_count=50, depth=10).rank_T, plain)
     assert plain.tolist() == [1, 2]
+
+
+def test_every_step_stays_where_its_data_are():
+    """Where new tensors would be made elsewhere (on meta, which computes nothing), evaluation answers as ever: it names its device."""
+    torch.manual_seed(0)
+    score, user = DotProduct(torch.randn(9, 4), torch.randn(60, 4)), torch.arange(9)
+    targets, seen = (item_lists([torch.randperm(60)[:many].tolist() for _ in range(9)]) for many in (3, 8))
+    count_I, length_U, vector_ID = torch.randint(0, 9, (60,)), torch.arange(9), torch.randn(60, 4)
+
+    def everything() -> list:
+        of = rank(score, user, targets, seen, item_count=60, depth=20, block_users=4)
+        told = slices(of, [10], history_length_U=length_U, train_count_I=count_I)
+        told |= beside_popularity(of, seen, 10, train_count_I=count_I, item_vector_ID=vector_ID)
+        return [of.rank_T, of.top_item_row_UK, of.top_score_UK, summary(per_user(of, [5, 20]), resamples=20), told]
+
+    here = everything()
+    with torch.device("meta"):
+        elsewhere = everything()
+    assert all(torch.equal(*pair) for pair in zip(here[:3], elsewhere[:3], strict=True)) and here[3:] == elsewhere[3:]
+
+
+def test_means_of_several_metrics_are_drawn_together_and_are_those_of_each_alone():
+    value_UM = torch.rand(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = summary(dict(zip("abc", value_UM.unbind(1), strict=True)), resamples=200)
+    drawn = torch.randint(50, (200, 50), generator=torch.Generator().manual_seed(0))
+    for place, name in enumerate("abc"):
+        mean_R = value_UM[:, place][drawn].mean(1)
+        assert [together[f"{name}{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+            [float(value_UM[:, place].mean()), float(mean_R.quantile(0.025)), float(mean_R.quantile(0.975))]
+        )

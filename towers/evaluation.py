@@ -23,8 +23,9 @@ Scorer = Callable[[Tensor], Tensor]
 BEYOND = 2**31 - 1
 """The rank of a target that is not among the first `depth`. Large, so that no k can take it for a hit."""
 
-_BLOCK_CELLS_CPU = 2**24  # 64 MiB of float32 scores: large enough that the small steps of a block vanish beside matmul and topk
-_BLOCK_CELLS_ACCELERATOR = 2**28
+BLOCK_CELLS = {"cpu": 2**24}
+"""Scores of one block, by device; 2^28 where nothing is said. 64 MiB on a CPU: large enough that the small steps of a block vanish beside
+matmul and topk."""
 
 
 class ItemLists(NamedTuple):
@@ -123,8 +124,7 @@ def rank(
     _refuse_repeats(targets.user_index() * item_count + targets.item_row, item_count)
     gone, seen_target_count = removed(seen, targets, seen_policy, item_count=item_count)
 
-    cells = _BLOCK_CELLS_CPU if device.type == "cpu" else _BLOCK_CELLS_ACCELERATOR
-    block_users = block_users or max(1, cells // item_count)
+    block_users = block_users or max(1, BLOCK_CELLS.get(device.type, 2**28) // item_count)
     rank_T = torch.empty_like(targets.item_row)
     top_item_row_UK = torch.full((len(user_row_U), depth), -1, dtype=torch.int64, device=device)
     top_score_UK = torch.full((len(user_row_U), depth), -math.inf, dtype=torch.float32, device=device)
@@ -243,12 +243,10 @@ def per_user(ranking: Ranking, ks: Sequence[int], keep_T: Tensor | None = None) 
 
 def summary(value_by_name: dict[str, Tensor], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
     """Mean of each metric over users, and its bootstrap interval as `<name>_low` and `<name>_high`: ready for MLflow."""
-    result: dict[str, float] = {}
-    for name, value_U in value_by_name.items():
-        result[name], result[f"{name}_low"], result[f"{name}_high"] = metrics.bootstrap_mean(
-            value_U, confidence=confidence, resamples=resamples, seed=seed
-        )
-    return result
+    value_UM = torch.stack(list(value_by_name.values()), dim=1)
+    intervals = metrics.bootstrap_means(value_UM, confidence=confidence, resamples=resamples, seed=seed)
+    ends = {name: zip(("", "_low", "_high"), interval, strict=True) for name, interval in zip(value_by_name, intervals, strict=True)}
+    return {f"{name}{end}": value for name, of in ends.items() for end, value in of}
 
 
 def target_slices(ranking: Ranking, *, history_length_U: Tensor, train_count_I: Tensor) -> dict[str, Tensor]:
