@@ -149,6 +149,7 @@ class RankingTask(L.LightningModule):
             figures |= summary(per_user(reranked, self.ks))
             mine, theirs = per_user(reranked, self.ks), per_user(alone, self.ks)
             figures |= {f"retrieval_alone/{name}": float(value.mean()) for name, value in theirs.items()}
+            figures |= {"users": float(len(reranked.user_row_U)), "seen_targets": float(reranked.seen_target_count)}
             for name in (f"ndcg_at_{self.ks[1]}", f"recall_at_{self.ks[1]}"):
                 lead = bootstrap_difference(mine[name], theirs[name])
                 figures |= {f"lead_over_retrieval/{name}{end}": value for end, value in zip(("", "_low", "_high"), lead, strict=True)}
