@@ -153,21 +153,21 @@ def interleaved(of: Tables) -> Split:
 WORLD = {"by time": by_time, "last out": leave_last_out, "given": PROTOCOLS["given"], "interleaved": interleaved}
 
 
-def another_test(split: Split) -> Split:
-    """The same log but for its test: other items, ratings, words and kinds of events there, and other answers to what was shown there, or
-    shown before it and answered there."""
-    rng, late = np.random.default_rng(1), pl.col("part") == TEST
-    item_id, held = split.events["item_id"].to_numpy().copy(), split.part == TEST
+def otherwise(split: Split, part: int = TEST) -> Split:
+    """The same log but for a part and what comes after it: other items, ratings, words and kinds of events there, and other answers to
+    what was shown there, or shown before it and answered there."""
+    rng, late = np.random.default_rng(1), pl.col("part") >= part
+    item_id, held = split.events["item_id"].to_numpy().copy(), split.part >= part
     item_id[held] = rng.permutation(item_id[held])
     events = split.events.with_columns(
         item_id=pl.Series(item_id), rating=pl.when(late).then(9.0).otherwise("rating").cast(pl.Float32),
         event_type=pl.when(late).then(pl.lit("click")).otherwise("event_type"),
         **{name: pl.when(late).then(pl.lit(f"a {name} of the future")).otherwise(name) for name in ("device", "region")},
     )  # fmt: skip
-    shown, mine = frame(read_log(split)), split.events.filter(pl.col("part") < TEST)["request_id"].drop_nulls().to_list()
-    of = {part: shown.filter(pl.col("part") >= part)["request_id"].unique().to_list() for part in (TEST, OPEN)}
-    answered = pl.col("request_id").is_in(of[TEST])
-    there = answered & ~pl.col("request_id").is_in([*of[OPEN], *mine])  # shown in the test alone, so that its chance is the test's too
+    shown, mine = frame(read_log(split)), split.events.filter(~late)["request_id"].drop_nulls().to_list()
+    of = {at: shown.filter(pl.col("part") >= at)["request_id"].unique().to_list() for at in (part, OPEN)}
+    answered = pl.col("request_id").is_in(of[part])
+    there = answered & ~pl.col("request_id").is_in([*of[OPEN], *mine])  # shown there alone, so that its chance is there too
     impressions = split.tables.impressions.with_columns(
         propensity=pl.when(there).then(0.5).otherwise("propensity"),
         **{name: pl.when(answered).then(~pl.col(name)).otherwise(name) for name in ("clicked", "completed", "skipped")},
@@ -207,10 +207,10 @@ def learned_for_retrieval(split: Split) -> dict[str, object]:
     arrays = ("offset_U1", "user_row_E", "item_row_E", "event_code_E", "rating_E", "timestamp_E", "moment_EC", "propensity_E", "position_E")
     return {
         "words": (log.vocabulary, log.prior_rating),
-        "events": [getattr(of, name) for of in (train, history) for name in arrays],
-        "counts": (log.item_count(), popularity_clocks(train, (7.0,)), popularity_clocks(history, (7.0,))),
+        "trained": (data.train_event, data.observed, log.item_count(), *(getattr(train, name) for name in arrays)),
+        "chosen by": (data.target_weight(VALIDATION), *(getattr(history, name) for name in arrays)),
+        "clocks": tuple(popularity_clocks(of, (7.0,)) for of in (train, history)),
         "batches": Events.of(train, data.weight_E, torch.device("cpu"), data.beside).batch(torch.as_tensor(data.train_event), length=5),
-        "weights": (data.train_event, data.observed, data.target_weight(VALIDATION)),
         "questions": (asked.user_row_Q, asked.now_Q, asked.moment_QC, asked.target_row, asked.seen_row),
         "features": (log.catalogue.feature_IF, log.user_ids),
     }
@@ -224,9 +224,18 @@ def test_what_a_retrieval_run_learns_is_the_same_whatever_the_test_says(protocol
         nothing = [pl.lit(None, world.impressions[name].dtype).alias(name) for name in OUTCOMES]
         world = replace(world, impressions=world.impressions.with_columns(nothing))
     split = WORLD[protocol](world)
-    other = another_test(split)
+    other = otherwise(split)
     assert not split.of(TEST).equals(other.of(TEST)) and len(split.of(TEST)) > 200
     same(learned_for_retrieval(split), learned_for_retrieval(other))
+
+
+@pytest.mark.parametrize("protocol", ["by time", "last out", "given"])
+def test_what_a_model_is_trained_on_is_the_same_whatever_it_is_chosen_by(protocol):
+    split = WORLD[protocol](simulated(SMALL_MILD)[0])
+    one, other = (learned_for_retrieval(of) for of in (split, otherwise(split, VALIDATION)))
+    for name in ("words", "trained", "batches"):
+        same(one[name], other[name], name)
+    same(one["clocks"][0], other["clocks"][0])
 
 
 # --- Rankers -----------------------------------------------------------------------------------------------------------
@@ -260,7 +269,7 @@ def test_what_a_ranker_learns_is_the_same_whatever_the_test_says(protocol, shown
         bare = replace(world, impressions=world.impressions.clear())
         world = replace(bare, events=bare.events.with_columns(request_id=pl.lit(None, pl.String)))
     split = WORLD[protocol](world)
-    data, other = ranking_data(split, tmp_path / "one"), ranking_data(another_test(split), tmp_path / "other")
+    data, other = ranking_data(split, tmp_path / "one"), ranking_data(otherwise(split), tmp_path / "other")
     assert len(data.fit_groups.now_G) > 100
     same(learned_for_ranking(data), learned_for_ranking(other))
 
