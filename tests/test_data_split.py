@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hydra import compose, initialize
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,6 +136,16 @@ def test_test_events_of_an_item_that_their_user_had_before_are_counted_and_their
         by_time(tables_of([(user, item, 10 * at + (user == "b")) for user, item, at in rows]), seen_policy=policy, test_quantile=0.99),
     ):
         assert split.report["test_events_seen_before"] == 1 and split.seen_policy is policy
+
+
+@pytest.mark.parametrize("choice", ["by_time", "last_out", "given"])
+def test_an_experiment_names_its_policy_by_an_override(choice):
+    rows = [("a", item, at) for at, item in enumerate("vwxyz")]
+    tables = tables_of(rows, ["train"] * 4 + ["test"])
+    for overrides, policy in (([], seen_targets_miss), (["split.seen_policy.path=data.split.seen_items_stay"], seen_items_stay)):
+        with initialize(version_base="1.3", config_path="../conf"):
+            cfg = compose("train", [f"split={choice}", "name=x", "question=x", *overrides])
+        assert instantiate(cfg.split)(tables).seen_policy is policy
 
 
 def test_a_policy_says_which_seen_items_are_removed():

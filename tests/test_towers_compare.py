@@ -1,6 +1,7 @@
 """Runs beside each other: the same questions, and what their slates would have earned, against a world where that is known."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,9 @@ def test_the_document_is_plain_and_the_tables_name_every_estimator(told, capsys)
     assert [of["share"] for of in told["off_policy"]] == [0.0, 0.1] and told["off_policy_had_all_been_looked_at"] == []
     compare.show(told, Console(width=200))
     said = capsys.readouterr().out
+    apart = [name for name, by in told["ranking"].items() if "/" in name and (by["noise"]["difference"]["p_holm"] or 1) < 0.05]
+    sentences = re.findall(r"^(\S+): (?:noise is worse than|no difference can be told between noise and) genres", said, re.MULTILINE)
+    assert apart and set(apart) <= set(sentences) and len(sentences) >= 15
     for word in ("ndcg_at_20", "IPS", "clipped IPS", "SNIPS", "DR", "SWITCH-DR", "DM", "genres", "noise", "weak: an effective sample of"):
         assert word in said
     for of in told["off_policy"]:

@@ -104,9 +104,13 @@ def sentence(metric: str, name: str, first: str, of: Mapping) -> str:
         return f"{metric}: {name} against {first}: {told}; too few users, or nothing that varies, for a test"
     p = _probability(apart["p_holm"])
     likely = f"p {p if p[0] == '<' else f'= {p}'} after Holm over {apart['tests']} tests, over {apart['over']}"
-    if apart["p_holm"] < LEVEL:
+    if _told_apart(apart):
         return f"{metric}: {name} is {'better' if apart['value'] > 0 else 'worse'} than {first} by {told}, {likely}"
     return f"{metric}: no difference can be told between {name} and {first}: {told}, {likely}"
+
+
+def _told_apart(difference: Mapping) -> bool:
+    return difference["p_holm"] is not None and difference["p_holm"] < LEVEL
 
 
 def _ends(interval: Interval, name: str) -> dict[str, float | None]:
@@ -221,9 +225,10 @@ def show(told: dict, console: Console) -> None:
             table.add_row("" if place else metric, name, users, _figure(of["value"]), _interval(of), *ends)
     console.print(table)
     first = next(iter(told["settings"]))
-    for metric, name, of in ((metric, name, of) for metric, by in told["ranking"].items() for name, of in by.items() if "/" not in metric):
-        if "difference" in of:
-            console.print(sentence(metric, name, first, of))
+    for metric, by_setting in told["ranking"].items():
+        for name, of in by_setting.items():
+            if "difference" in of and ("/" not in metric or _told_apart(of["difference"])):  # of slices those that differ
+                console.print(sentence(metric, name, first, of))
     if isinstance(told["off_policy"], dict):
         console.print(f"No off-policy verdict: {told['off_policy']['said']}.")
     else:
