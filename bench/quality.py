@@ -46,7 +46,8 @@ def evaluate(score: Scorer, asked: Queries) -> Ranking:
     """Full ranking for all questions of a part."""
     targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
     seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
-    return rank(score, torch.as_tensor(asked.user_row_Q), targets, seen, item_count=len(asked.history.catalogue.item_ids))
+    items = len(asked.history.catalogue.item_ids)
+    return rank(score, torch.as_tensor(asked.user_row_Q), targets, seen, item_count=items, seen_policy=asked.seen_policy)
 
 
 def members(asked: Queries) -> dict[str, Tensor]:

@@ -63,8 +63,8 @@ def nothing_beside(events: int) -> Beside:
 
 
 def beside(log: Log, bias: Bias, observed: Observed) -> Beside:
-    """The slate of each event's request, if the log has it, and how likely each place of it was to be looked at by `bias`, whose estimators
-    know what `observed` says.
+    """The slate of each event's request, if the log has it and was done with it in the event's part, and how likely each place of it was to
+    be looked at by `bias`, whose estimators know what `observed` says.
 
     Raises:
         ValueError: the log has no impressions, so that nothing stood beside anything.
@@ -77,9 +77,11 @@ def beside(log: Log, bias: Bias, observed: Observed) -> Beside:
         )
     told = shown(log, impressions)
     place_P = np.arange(len(impressions)) - np.searchsorted(told.request_P, told.request_P)
-    slates = impressions.select("request_id").with_row_index("first").group_by("request_id").agg(pl.col("first").min(), count=pl.len())
-    events = log.split.events.select("request_id").join(slates, on="request_id", how="left", maintain_order="left")
-    count_E = np.minimum(events["count"].fill_null(0).to_numpy().astype(np.int64), MOST)
+    slates = impressions.select("request_id", shown="part").with_row_index("first").group_by("request_id")
+    slates = slates.agg(pl.col("first").min(), pl.col("shown").max(), count=pl.len())
+    events = log.split.events.select("request_id", "part").join(slates, on="request_id", how="left", maintain_order="left")
+    answered = pl.when(pl.col("shown") <= pl.col("part")).then("count").fill_null(0).cast(pl.Int64)  # what was passed over may come later
+    count_E = np.minimum(events.select(answered).to_series().to_numpy(), MOST)
     device_E = log.moment_EC[:, MOMENT.index("device")]
     both = zip(
         (told.item_row_P, told.logged_P, told.position_P, told.device_P),

@@ -14,12 +14,17 @@ import polars as pl
 
 from data.log import Log
 from data.overlap import OverlapError
-from data.split import TRAIN
+from data.split import TEST, TRAIN
 
 OUTCOMES = ("clicked", "completed", "skipped", "watch_duration_seconds")
 OPENED = ("click", "watch", "complete", "skip")
 """Events of whoever opened what was shown. A skip left at once, so it had been opened: a click like the others, of which little came. A
 view looked at the page about it, and `not_interested` was said of the title: neither opened it."""
+
+
+OPEN = TEST + 1
+"""What was shown before a cut and answered after it belongs to no part: learned from, it would tell of the test; tested on, it would be
+there because it was answered."""
 
 
 class Shown(NamedTuple):
@@ -75,9 +80,9 @@ def of_arms(shown: Shown, arms: Sequence[str]) -> Shown:
 
 
 def frame(log: Log) -> pl.DataFrame:
-    """The impressions whose user and item the log knows, with `user_row` and `item_row` beside their own columns, what came of them where
-    they do not say (`with_outcomes`), the region of who gave none filled with their home, and what is known of the user. Sorted by
-    request, then position."""
+    """The impressions whose user and item the log knows, with `user_row`, `item_row` and `part` beside their own columns, what came of them
+    where they do not say (`with_outcomes`), the region of who gave none filled with their home, and what is known of the user. Sorted by
+    request, then position. The part is that of the request (`parts`), or `OPEN`."""
     tables = log.split.tables
     user_row = pl.DataFrame(
         {"user_id": log.user_ids, "user_row": np.arange(len(log.user_ids))}, schema={"user_id": pl.String, "user_row": pl.Int64}
@@ -87,14 +92,19 @@ def frame(log: Log) -> pl.DataFrame:
         schema={"item_id": pl.String, "item_row": pl.Int64},
     )
     home = tables.users.select("user_id", pl.col("region").alias("home"), "subscription_tier", "birth_year")
-    return (
+    answered = log.split.events.filter(pl.col("request_id").is_not_null()).group_by("request_id", "user_id").agg(pl.col("part").max())
+    rows = (
         with_outcomes(tables.impressions, tables.events, liked_from=log.liked_from)
         .join(user_row, on="user_id", how="inner", maintain_order="left")
         .join(item_row, on="item_id", how="inner", maintain_order="left")
         .join(home, on="user_id", how="left", maintain_order="left")
+        .join(answered, on=["request_id", "user_id"], how="left", maintain_order="left")
         .with_columns(region=pl.coalesce("region", "home"))
         .sort("request_id", "position", maintain_order=True)
     )
+    user_row_P, now_P = rows["user_row"].to_numpy(), rows["timestamp"].to_numpy()
+    part = pl.Series(parts(log, user_row_P, events_before(log, user_row_P, now_P), now_P))
+    return rows.with_columns(part=pl.when(pl.col("part") > part).then(pl.lit(OPEN, pl.Int8)).otherwise(part))
 
 
 def with_outcomes(impressions: pl.DataFrame, events: pl.DataFrame, *, liked_from: float) -> pl.DataFrame:
@@ -175,9 +185,7 @@ def shown_in(impressions: pl.DataFrame) -> Shown:
 def observed(log: Log, *, before: int) -> Observed:
     """What may be looked at when the parts from `before` on are asked about."""
     rows = frame(log)
-    known = shown(log, rows)
-    part_P = parts(log, known.user_row_P, events_before(log, known.user_row_P, known.timestamp_P), known.timestamp_P)
-    return Observed(_users_of(log.before(before)), known.where(part_P < before))
+    return Observed(_users_of(log.before(before)), shown(log, rows).where(rows["part"].to_numpy() < before))
 
 
 def _users_of(log: Log) -> np.ndarray:

@@ -56,7 +56,8 @@ class Judgements:
 
 def shown(log: Log) -> Judgements:
     """One group per request, in the order of positions. A request belongs to the part of its time where one cut parts all users, else to
-    the part of the user's next event, of their last where there is none after it, and to training where they have no event at all."""
+    the part of the user's next event, of their last where there is none after it, and to training where they have no event at all; to
+    none (`impressions.OPEN`) if it was answered in a later one."""
     frame = impressions.frame(log)
     group_P = frame["request_id"].rle_id().to_numpy().astype(np.int64)
     first = np.flatnonzero(np.diff(group_P, prepend=-1))
@@ -81,7 +82,7 @@ def shown(log: Log) -> Judgements:
     return Judgements(
         user_row_G, log.offset_U1[user_row_G], end_G, now_G,
         moment(now_G, head["device"], head["region"], head["subscription_tier"], born_G, log.vocabulary),
-        impressions.parts(log, user_row_G, end_G, now_G),
+        head["part"].to_numpy(),
         spread(frame["item_row"].to_numpy(), 0), spread(np.ones(len(group_P), bool), False), np.stack(labels, axis=2),
         spread(frame["propensity"].fill_null(float("nan")).to_numpy(), np.nan),
         spread(frame["position"].cast(pl.Int64).to_numpy(), 0),
@@ -98,15 +99,16 @@ def retrieved(log: Log, proposal_NK: np.ndarray, event_N: np.ndarray, *, negativ
     """
     proposed_N = (proposal_NK == log.item_row_E[event_N][:, None]).any(1)
     event_N, proposal_NK = event_N[proposed_N], proposal_NK[proposed_N]
-    rng = np.random.default_rng(seed)
     item_count = len(log.catalogue.item_ids)
     user_row_N, own_N = log.user_row_E[event_N], log.item_row_E[event_N]
-    free_NK = proposal_NK >= 0
+    free_NK, draw_NK = proposal_NK >= 0, np.empty(proposal_NK.shape)
     for part in np.unique(log.part_E[event_N]):
         known_E, mine_N = log.part_E <= part, log.part_E[event_N] == part
         touched = np.unique(log.user_row_E[known_E] * item_count + log.item_row_E[known_E])
         free_NK[mine_N] &= ~np.isin(user_row_N[mine_N, None] * item_count + proposal_NK[mine_N], touched)
-    order_NK = np.where(free_NK, rng.random(proposal_NK.shape), 2.0).argsort(1)[:, :negatives]
+        # each part by a generator of its own: what is drawn to learn from does not hang on the test
+        draw_NK[mine_N] = np.random.default_rng([seed, part]).random(draw_NK[mine_N].shape)
+    order_NK = np.where(free_NK, draw_NK, 2.0).argsort(1)[:, :negatives]
     drawn_NK = np.take_along_axis(proposal_NK, order_NK, 1)
     there_NK = np.concatenate([np.ones((len(event_N), 1), bool), np.take_along_axis(free_NK, order_NK, 1)], axis=1)
     item_row_NK = np.where(there_NK, np.concatenate([own_N[:, None], drawn_NK], axis=1), 0)

@@ -11,8 +11,9 @@ import polars as pl
 from data.aggregates import item_clock
 from data.content import ContentRecipe, fit_content
 from data.features import DAY_MS, EVENT_TYPE_CODE, HOUR_MS, ItemClock, MomentVocabulary, Vocabulary, event_code, is_liked, moment
+from data.leaks import refuse_leaks
 from data.schema import Tables
-from data.split import TRAIN, Split, undivided
+from data.split import TRAIN, SeenPolicy, Split, undivided
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class Log:
 class Queries:
     """One question per user who has targets in a part. CSR: query q's targets are target_row[target_offset[q]:target_offset[q + 1]].
 
-    `history` is the log that may be seen; query q sees history events start_Q[q] ≤ e < end_Q[q], and its items are `seen`.
+    `history` is the log that may be seen; query q sees history events start_Q[q] ≤ e < end_Q[q], and its items are `seen`, of which
+    a ranking removes those that `seen_policy` says.
     """
 
     history: Log
@@ -109,13 +111,19 @@ class Queries:
     target_row: np.ndarray
     seen_offset: np.ndarray
     seen_row: np.ndarray
+    seen_policy: SeenPolicy
 
 
 def queries(log: Log, part: int) -> Queries:
     """The questions of `part`: each user's distinct liked items there, asked at the moment of the first of them.
 
-    What is seen is every item of the user's earlier parts, whatever the event. A target that was seen before stays a target.
+    What is seen is every item of the user's earlier parts, whatever the event. A target that was seen before stays a target, whose fate is
+    the split's `seen_policy`.
+
+    Raises:
+        LeakError: what was learned of the log, or told with it, has seen what is asked (`data.leaks`).
     """
+    refuse_leaks(log)
     history, event = log.before(part), target_events(log, part)
     user_row, item_row = log.user_row_E[event], log.item_row_E[event]
     user_row_Q, start, count = np.unique(user_row, return_index=True, return_counts=True)
@@ -125,6 +133,7 @@ def queries(log: Log, part: int) -> Queries:
     return Queries(
         history, user_row_Q, start_Q, end_Q, log.timestamp_E[event[start]], log.moment_EC[event[start]],
         np.concatenate([[0], np.cumsum(count)]), item_row, seen_offset, history.item_row_E[seen],
+        log.split.seen_policy,
     )  # fmt: skip
 
 

@@ -133,13 +133,18 @@ class Tables:
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when any value, column or row order of any table does."""
-        digest = hashlib.sha256()
-        for frame in (self.events, self.items, self.users, self.impressions):
-            buffer = io.BytesIO()
-            # one chunk of plain buffers: the bytes then follow from the values and not from how the frame came about
-            frame.rechunk().write_ipc(buffer, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
-            digest.update(buffer.getbuffer())
-        return digest.hexdigest()[:16]
+        return digest(self.events, self.items, self.users, self.impressions)
+
+
+def digest(*frames: pl.DataFrame) -> str:
+    """Sixteen hex digits that change when any value, column or row order of any frame does."""
+    summed = hashlib.sha256()
+    for frame in frames:
+        buffer = io.BytesIO()
+        # one chunk of plain buffers: the bytes then follow from the values and not from how the frame came about
+        frame.rechunk().write_ipc(buffer, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
+        summed.update(buffer.getbuffer())
+    return summed.hexdigest()[:16]
 
 
 def user_digest(user_id: str) -> str:

@@ -3,10 +3,12 @@
 `by_time` and `by_days` draw one line through time for everybody. `leave_last_out` takes each user's last two items. `as_given` keeps
 the parts the data came with. Each is a function of the tables and returns a `Split`; nothing is dropped, every event has
 exactly one part. A split sees all events: what counts as a positive is the task's affair, decided after it.
+
+Each names its `seen_policy`: what a ranking does with items that the user had before, and with a target that is one of them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,28 @@ class LeakError(ValueError):
     """An event stands in an earlier part than its time allows."""
 
 
+SeenPolicy = Callable
+"""Of the items that users had before: bool array "it is a target of its user" → bool array "it is removed from the ranking". Numpy or
+torch."""
+
+
+def seen_targets_miss(is_target_S):
+    """Every seen item is removed, so that a target its user had before is a miss: a page that never repeats itself, and what full rankings
+    that are published remove. The policy unless another is named."""
+    return is_target_S | True
+
+
+def seen_targets_stay(is_target_S):
+    """Seen items are removed, but for the targets: as where a target stands among drawn items that the user never had. It flatters: a
+    model that likes whatever was seen finds its rivals removed and the target left."""
+    return ~is_target_S
+
+
+def seen_items_stay(is_target_S):
+    """Nothing is removed: what is had again counts, and what is not stands in its way. For what people return to."""
+    return is_target_S & False
+
+
 class Cut(NamedTuple):
     """The two lines through time, ms UTC. A part starts at its cut and ends before the next; None: no validation part."""
 
@@ -42,7 +66,7 @@ class Split:
     `events` has the columns of `schema.EVENTS` and `part` (Int8: 0 train, 1 validation, 2 test), stably sorted by
     user_id, timestamp, item_id. `cut_ms` is set where one line in time parts all users. `ordered` says whether a user's
     parts follow each other in time; where not, the history of a held-out event is all of its user's train events.
-    `report` counts what the split did.
+    `report` counts what the split did; `seen_policy` is what becomes of targets that their user had before.
     """
 
     tables: Tables
@@ -50,6 +74,7 @@ class Split:
     cut_ms: Cut | None
     ordered: bool
     report: Mapping[str, int]
+    seen_policy: SeenPolicy = seen_targets_miss
 
     @property
     def part(self) -> np.ndarray:
@@ -61,7 +86,9 @@ class Split:
         return self.events.filter(pl.col("part") == part)
 
 
-def by_time(tables: Tables, *, test_quantile: float = 0.8, validation_quantile: float | None = 0.7) -> Split:
+def by_time(
+    tables: Tables, *, test_quantile: float = 0.8, validation_quantile: float | None = 0.7, seen_policy: SeenPolicy = seen_targets_miss
+) -> Split:
     """One line through time: the test starts at the event that stands at `test_quantile` of all, for every user alike.
 
     The validation part lies between the two quantiles; `validation_quantile=None` makes none, so that train is everything
@@ -79,10 +106,10 @@ def by_time(tables: Tables, *, test_quantile: float = 0.8, validation_quantile: 
     time = tables.events["timestamp"].sort()
     at = [int(time[int(q * (len(time) - 1))]) for q in quantiles]
     cut = Cut(at[0] if validation_quantile is not None else None, at[-1])
-    return _at(tables, cut, who="by_time", remedy="take other quantiles or split=last_out")
+    return _at(tables, cut, seen_policy, who="by_time", remedy="take other quantiles or split=last_out")
 
 
-def by_days(tables: Tables, *, test_days: float, validation_days: float) -> Split:
+def by_days(tables: Tables, *, test_days: float, validation_days: float, seen_policy: SeenPolicy = seen_targets_miss) -> Split:
     """`by_time`, with the lines so many days before the last event: the test is the last `test_days`, the validation part the
     `validation_days` before them. What is retrained every day is tested on days that no earlier training saw.
 
@@ -92,15 +119,16 @@ def by_days(tables: Tables, *, test_days: float, validation_days: float) -> Spli
     if not (test_days > 0 and validation_days > 0):
         raise SplitError(f"by_days: test_days {test_days} and validation_days {validation_days}: expected more than 0.")
     test = int(tables.events["timestamp"].max()) + 1 - int(test_days * DAY_MS)
-    return _at(tables, Cut(test - int(validation_days * DAY_MS), test), who="by_days", remedy="take more days")
+    return _at(tables, Cut(test - int(validation_days * DAY_MS), test), seen_policy, who="by_days", remedy="take more days")
 
 
-def _at(tables: Tables, cut: Cut, *, who: str, remedy: str) -> Split:
+def _at(tables: Tables, cut: Cut, seen_policy: SeenPolicy, *, who: str, remedy: str) -> Split:
     time = tables.events["timestamp"]
     part = (pl.col("timestamp") >= cut.test).cast(pl.Int8) * TEST
     if cut.validation is not None:
         part = pl.when(pl.col("timestamp").is_between(cut.validation, cut.test, closed="left")).then(VALIDATION).otherwise(part)
-    split = _split(tables, tables.events.sort(ORDER, maintain_order=True).with_columns(part=part.cast(pl.Int8)), cut_ms=cut, ordered=True)
+    events = tables.events.sort(ORDER, maintain_order=True).with_columns(part=part.cast(pl.Int8))
+    split = _split(tables, events, seen_policy, cut_ms=cut, ordered=True)
     wanted = [TRAIN, TEST] if cut.validation is None else [TRAIN, VALIDATION, TEST]
     missing = [NAME[p] for p in wanted if not split.report[f"events_{NAME[p]}"]]
     if missing:
@@ -132,12 +160,11 @@ def check_no_leak(split: Split) -> None:
             )
 
 
-def leave_last_out(tables: Tables) -> Split:
+def leave_last_out(tables: Tables, *, seen_policy: SeenPolicy = seen_targets_miss) -> Split:
     """Each user's last event is the test, the one before it the validation, the rest train; ties in time break by item_id.
 
-    Users with fewer than three events are train only, counted as `users_too_short`. A test item that its user had before
-    is counted as `test_events_seen_before`: a ranking that removes seen items cannot win that test. A sequence that
-    repeats an item counts each time, as in SASRec (Kang & McAuley, ICDM 2018) and the numbers published after it.
+    Users with fewer than three events are train only, counted as `users_too_short`. A sequence that repeats an item counts each time, as
+    in SASRec (Kang & McAuley, ICDM 2018) and the numbers published after it.
 
     Raises:
         SplitError: no user has three events.
@@ -146,7 +173,7 @@ def leave_last_out(tables: Tables) -> Split:
     long = pl.len().over("user_id") >= 3
     part = pl.when(long & (from_end == 0)).then(TEST).when(long & (from_end == 1)).then(VALIDATION).otherwise(TRAIN)
     events = tables.events.sort(ORDER, maintain_order=True).with_columns(part=part.cast(pl.Int8))
-    split = _split(tables, events, cut_ms=None, ordered=True)
+    split = _split(tables, events, seen_policy, cut_ms=None, ordered=True)
     if not split.report["events_test"]:
         raise SplitError(
             f"leave_last_out: none of {split.report['users']:,} users has three events, so nobody can be tested;"
@@ -154,9 +181,7 @@ def leave_last_out(tables: Tables) -> Split:
         )
     check_last_out(split)
     short = split.report["users"] - split.report["users_test"]
-    earlier = events.filter(pl.col("part") != TEST).select("user_id", "item_id")
-    seen = split.of(TEST).join(earlier, on=["user_id", "item_id"], how="semi").height
-    return Split(tables, events, None, True, {**split.report, "users_too_short": short, "test_events_seen_before": seen})
+    return replace(split, report={**split.report, "users_too_short": short})
 
 
 def check_last_out(split: Split) -> None:
@@ -174,7 +199,7 @@ def check_last_out(split: Split) -> None:
         )
 
 
-def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0) -> Split:
+def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0, seen_policy: SeenPolicy = seen_targets_miss) -> Split:
     """The parts that `events.split` names. Times may mean nothing here, so a held-out event's history is all its user's train.
 
     Where no validation part is given, round(`validation_fraction` · n) of each user's n train events are held out, drawn
@@ -182,6 +207,7 @@ def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0)
 
     Raises:
         SplitError: an event without a part, no train or no test event, or a fraction outside [0, 0.5).
+        LeakError: the test part is a copy of what is trained on.
     """
     if not 0 <= validation_fraction < 0.5:
         raise SplitError(f"as_given: validation_fraction {validation_fraction}: expected at least 0 and less than 0.5.")
@@ -203,17 +229,40 @@ def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0)
         place = pl.when(is_train).then(pl.col("draw")).rank("ordinal").over("user_id")
         held_out = (is_train.sum().over("user_id") * validation_fraction).round(mode="half_away_from_zero")
         part = pl.when((place <= held_out).fill_null(False)).then(pl.lit(VALIDATION, pl.Int8)).otherwise(part)
-    return _split(tables, events.select(*tables.events.columns, part=part), cut_ms=None, ordered=False)
+    split = _split(tables, events.select(*tables.events.columns, part=part), seen_policy, cut_ms=None, ordered=False)
+    check_given(split)
+    return split
+
+
+def check_given(split: Split) -> None:
+    """What can be held against parts that were given: whose times may mean nothing, and whose users may return to what they had. A pair of
+    user and item that stands on both sides is counted (`test_events_seen_before`); where all do, the test is a copy.
+
+    Raises:
+        LeakError: every test event is of an item that its user has in an earlier part.
+    """
+    test = split.of(TEST)
+    if len(test) and len(_seen_before(split.events)) == len(test):
+        raise LeakError(
+            f"each of the {len(test):,} test events is of an item that its user has in an earlier part, the first of user"
+            f" {test['user_id'][0]!r} and item {test['item_id'][0]!r}: the test is a copy of what is trained on; give the parts anew."
+        )
+
+
+def _seen_before(events: pl.DataFrame) -> pl.DataFrame:
+    earlier = events.filter(pl.col("part") != TEST)
+    return events.filter(pl.col("part") == TEST).join(earlier, on=["user_id", "item_id"], how="semi")
 
 
 def undivided(tables: Tables) -> Split:
     """All events in the training part: of a log that is told to a model that has learned already."""
     events = tables.events.sort(ORDER, maintain_order=True).with_columns(part=pl.lit(TRAIN, pl.Int8))
-    return _split(tables, events, cut_ms=None, ordered=True)
+    return _split(tables, events, seen_targets_miss, cut_ms=None, ordered=True)
 
 
-def _split(tables: Tables, events: pl.DataFrame, *, cut_ms: Cut | None, ordered: bool) -> Split:
-    """Count each part: its events, its users, and how many of those (and of the items) stand in train as well."""
+def _split(tables: Tables, events: pl.DataFrame, seen_policy: SeenPolicy, *, cut_ms: Cut | None, ordered: bool) -> Split:
+    """Count each part: its events, its users, how many of those (and of the items) stand in train as well, and the test events of an item
+    that its user had before, which are the `seen_policy`'s affair."""
     report = {"users": events["user_id"].n_unique()}
     train = events.filter(pl.col("part") == TRAIN)
     for number, name in NAME.items():
@@ -224,4 +273,5 @@ def _split(tables: Tables, events: pl.DataFrame, *, cut_ms: Cut | None, ordered:
         if number != TRAIN:
             report[f"users_{name}_in_train"] = rows.join(train, on="user_id", how="semi")["user_id"].n_unique()
             report[f"events_{name}_of_items_in_train"] = rows.join(train, on="item_id", how="semi").height
-    return Split(tables, events, cut_ms, ordered, report)
+    report["test_events_seen_before"] = len(_seen_before(events))
+    return Split(tables, events, cut_ms, ordered, report, seen_policy)

@@ -88,6 +88,7 @@ def continued(cfg: Mapping[str, Any], chosen: Retraining, *, stamp: str, kind: s
     }  # fmt: skip
     new["split"] = {
         "_target_": "data.split.by_days", "_partial_": True, "test_days": chosen.test_days, "validation_days": chosen.validation_days,
+        **{key: how for key, how in new["split"].items() if key == "seen_policy"},
     }  # fmt: skip
     name = new["name"].removesuffix(RETRAINED) + RETRAINED
     new |= {

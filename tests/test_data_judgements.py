@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from data.impressions import events_before
+from data.impressions import OPEN, events_before, frame
 from data.judgements import LABELS, retrieved, shown
 from data.log import read_log
 from data.split import TEST, TRAIN, VALIDATION, by_time, leave_last_out
@@ -43,9 +43,19 @@ def test_a_slate_sees_only_what_was_before_it_and_its_part_is_its_time():
         user = groups.user_row_G[group]
         mine = slice(log.offset_U1[user], log.offset_U1[user + 1])
         assert groups.end_G[group] - groups.start_G[group] == (log.timestamp_E[mine] < groups.now_G[group]).sum()
-    cut = split.cut_ms
-    np.testing.assert_array_equal(groups.part_G == TRAIN, groups.now_G < cut.validation)
+    cut, whole_G = split.cut_ms, groups.part_G != OPEN
+    assert (~whole_G).sum() == len(answered_later(log)) == 3
+    np.testing.assert_array_equal(groups.part_G == TRAIN, whole_G & (groups.now_G < cut.validation))
     np.testing.assert_array_equal(groups.part_G == TEST, groups.now_G >= cut.test)
+
+
+def answered_later(log) -> set[str]:
+    """Requests shown before a cut that an event of at or after it bears."""
+    cut = log.split.cut_ms
+    shown_at, found = dict(log.split.tables.impressions.select("request_id", "timestamp").iter_rows()), set()
+    for request_id, at in log.split.tables.events.select("request_id", "timestamp").drop_nulls().iter_rows():
+        found |= {request_id} if any(shown_at[request_id] < line <= at for line in cut) else set()
+    return found
 
 
 def test_events_before_by_hand():
@@ -92,5 +102,13 @@ def test_requests_without_a_cut_follow_their_users_next_event():
     groups = shown(log)
     for group in range(0, len(groups.now_G), 101):
         last = log.offset_U1[groups.user_row_G[group] + 1] - 1
-        assert groups.part_G[group] == log.part_E[min(groups.end_G[group], last)]
+        part = log.part_E[min(groups.end_G[group], last)]
+        assert groups.part_G[group] in (part, OPEN)
+    ids, bearing = frame(log)["request_id"].unique(maintain_order=True), log.split.events.select("request_id", "part").drop_nulls()
+    latest = dict(bearing.group_by("request_id").agg(pl.col("part").max()).iter_rows())
+    for group in np.flatnonzero(groups.part_G == OPEN):  # two clicks, of which the later is held out
+        last = log.offset_U1[groups.user_row_G[group] + 1] - 1
+        assert latest[ids[int(group)]] > log.part_E[min(groups.end_G[group], last)]
+    for group in np.flatnonzero(groups.part_G == TRAIN):
+        assert latest.get(ids[int(group)], TRAIN) == TRAIN
     assert by_time(world).cut_ms is not None

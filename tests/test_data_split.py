@@ -4,16 +4,35 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from hydra import compose, initialize
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.readers.interactions import read_sequences
 from data.readers.movielens import read_dat_layout
 from data.schema import check
-from data.split import TEST, TRAIN, VALIDATION, LeakError, SplitError, as_given, by_time, check_last_out, check_no_leak, leave_last_out
+from data.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    LeakError,
+    SplitError,
+    as_given,
+    by_time,
+    check_last_out,
+    check_no_leak,
+    leave_last_out,
+    seen_items_stay,
+    seen_targets_miss,
+    seen_targets_stay,
+)
 
 ROOTS = [Path(os.environ["DATA_ROOT"])] if os.environ.get("DATA_ROOT") else [Path(__file__).parents[2] / "shared" / "data"]
+YELP = next((root for root in ROOTS if (root / "amazon-sequences" / "Yelp.txt").exists()), None)
 TWEETS = next((root for root in ROOTS if (root / "movietweetings-100k" / "ratings.dat").exists()), None)
 
 
@@ -107,9 +126,39 @@ def test_last_out_by_hand_ties_in_time_break_by_item():
     assert split.report["users_too_short"] == 1
 
 
-def test_a_test_item_that_its_user_had_before_is_counted():
-    split = leave_last_out(tables_of([("a", "x", 1), ("a", "y", 2), ("a", "x", 3), ("b", "x", 1), ("b", "y", 2), ("b", "z", 3)]))
-    assert split.report["test_events_seen_before"] == 1
+@pytest.mark.parametrize("policy", [seen_targets_miss, seen_targets_stay, seen_items_stay])
+def test_test_events_of_an_item_that_their_user_had_before_are_counted_and_their_policy_is_named(policy):
+    rows = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), ("b", "x", 1), ("b", "y", 2), ("b", "z", 3)]
+    named = ["train", "validation", "test"] * 2
+    for split in (
+        leave_last_out(tables_of(rows), seen_policy=policy),
+        as_given(tables_of(rows, named), seen_policy=policy),
+        by_time(tables_of([(user, item, 10 * at + (user == "b")) for user, item, at in rows]), seen_policy=policy, test_quantile=0.99),
+    ):
+        assert split.report["test_events_seen_before"] == 1 and split.seen_policy is policy
+
+
+@pytest.mark.parametrize("choice", ["by_time", "last_out", "given"])
+def test_an_experiment_names_its_policy_by_an_override(choice):
+    rows = [("a", item, at) for at, item in enumerate("vwxyz")]
+    tables = tables_of(rows, ["train"] * 4 + ["test"])
+    for overrides, policy in (([], seen_targets_miss), (["split.seen_policy.path=data.split.seen_items_stay"], seen_items_stay)):
+        with initialize(version_base="1.3", config_path="../conf"):
+            cfg = compose("train", [f"split={choice}", "name=x", "question=x", *overrides])
+        assert instantiate(cfg.split)(tables).seen_policy is policy
+
+
+def test_a_policy_says_which_seen_items_are_removed():
+    is_target_S = np.array([True, False])
+    of = {policy: policy(is_target_S).tolist() for policy in (seen_targets_miss, seen_targets_stay, seen_items_stay)}
+    assert of == {seen_targets_miss: [True, True], seen_targets_stay: [False, True], seen_items_stay: [False, False]}
+
+
+def test_a_given_test_that_is_a_copy_of_train_is_refused():
+    rows = [("a", "x", 0), ("a", "y", 1), ("b", "x", 2), ("a", "x", 3), ("b", "x", 4)]
+    with pytest.raises(LeakError, match=r"each of the 2 test events .* the first of user 'a' and item 'x': the test is a copy"):
+        as_given(tables_of(rows, ["train"] * 3 + ["test"] * 2))
+    assert as_given(tables_of([*rows, ("a", "z", 5)], ["train"] * 3 + ["test"] * 3)).report["test_events_seen_before"] == 2
 
 
 @given(logs)
@@ -185,6 +234,12 @@ def assert_every_event_once(tables, split):
     assert split.events.drop("part").rows() == tables.events.sort("user_id", "timestamp", "item_id", maintain_order=True).rows()
     assert split.events["part"].dtype == pl.Int8
     assert sum(split.report[f"events_{name}"] for name in ("train", "validation", "test")) == len(split.events)
+
+
+@pytest.mark.skipif(YELP is None, reason="set DATA_ROOT to the folder that holds amazon-sequences")
+def test_the_yelp_sequences_repeat_2027_targets():
+    split = leave_last_out(read_sequences(YELP / "amazon-sequences" / "Yelp.txt"))
+    assert split.report["test_events_seen_before"] == 2_027 and split.report["users_test"] == 30_431
 
 
 @pytest.mark.skipif(TWEETS is None, reason="set DATA_ROOT to the folder that holds movietweetings-100k")

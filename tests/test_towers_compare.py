@@ -1,6 +1,7 @@
 """Runs beside each other: the same questions, and what their slates would have earned, against a world where that is known."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from data.bias import Bias
-from data.content import write_recipe
 from data.examination import Examination
 from data.log import Log, queries, read_log
 from data.propensity import even
 from data.split import TEST, by_time
 from tests.logs import small
+from tests.saved_models import write_model
 from tests.worlds import SMALL_MILD, simulated
 from towers import compare, report
 from towers.evaluation import per_user
@@ -26,34 +27,14 @@ from towers.logged_slates import NoVerdictError, earned, eligible, had_all_been_
 from towers.off_policy import Terms
 from towers.ranking_data import ask, history_at
 from towers.rivals import answers
-from towers.run_folder import CompareError, Run, ranking_of, same_log
-from towers.saved import SavedRetrieval, meaning, script
+from towers.run_folder import CompareError, Run, ranking_of, same_log, settings
+from towers.saved import SavedRetrieval
+from towers.significance import holm, paired_t
 
 
-class MeanOfHistory(torch.nn.Module):
-    """The query is the mean of the rows of the history."""
-
-    def forward(self, history: torch.Tensor, event_code: torch.Tensor, age_minutes: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
-        return (history.float() * (event_code > 0).float()[:, :, None]).mean(1)
-
-
-class Content(torch.nn.Module):
-    """A row of the features themselves."""
-
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        return feature
-
-
-def write_run(folder: Path, log: Log, vector_ID: np.ndarray, **changes) -> Path:
+def write_run(folder: Path, log: Log, vector_ID: np.ndarray, /, **changes) -> Path:
     """A finished run whose model knows items by `vector_ID`, as train.py leaves it."""
-    (folder / "model").mkdir(parents=True)
-    rows = np.concatenate([vector_ID, vector_ID], axis=1).astype(np.float16)
-    np.save(folder / "model" / "rows.npy", rows)
-    script(MeanOfHistory(), folder / "model" / "user_tower.pt")
-    script(Content(), folder / "model" / "item_tower.pt")
-    write_recipe(folder / "model" / "recipe.npz", log.catalogue.recipe)
-    facts = {"kind": "retrieval", "width": vector_ID.shape[1], "history_length": 20, "half_lives_days": [], **meaning(log)}
-    (folder / "model" / "meaning.json").write_text(json.dumps(facts))
+    write_model(folder / "model", log, vector_ID)
     asked = queries(log, TEST)
     user_ids = pl.Series(log.user_ids, dtype=pl.String).gather(asked.user_row_Q)
     ranking = answers(SavedRetrieval.open(folder / "model"), log, asked)
@@ -107,7 +88,13 @@ def test_every_run_is_told_beside_the_first(told, runs):
 def test_a_run_is_as_good_as_itself(runs):
     run = Run.open(runs[0])
     same = compare.compare([run, replace(run, name="again")], small()[1], shares=(0.3,))
-    assert all(same["ranking"][name]["again"]["difference"] == {"value": 0, "low": 0, "high": 0} for name in ("recall_at_10", "mrr_at_20"))
+    for name in ("recall_at_10", "mrr_at_20"):
+        apart = same["ranking"][name]["again"]["difference"]
+        assert [apart[key] for key in ("value", "low", "high", "relative", "p", "p_holm")] == [0, 0, 0, 0, 1, 1]
+        assert compare.sentence(name, "again", "genres", same["ranking"][name]["again"]) == (
+            f"{name}: no difference can be told between again and genres: +0.0000 (+0.0%), 95 % interval +0.0000 to +0.0000,"
+            " p = 1.0000 after Holm over 15 tests, over users"
+        )
     first, again = (same["off_policy"][0]["policies"][name] for name in ("genres", "again"))
     assert first["verdicts"] == again["verdicts"] and again["difference_by_snips"]["value"] == 0
 
@@ -117,6 +104,9 @@ def test_the_document_is_plain_and_the_tables_name_every_estimator(told, capsys)
     assert [of["share"] for of in told["off_policy"]] == [0.0, 0.1] and told["off_policy_had_all_been_looked_at"] == []
     compare.show(told, Console(width=200))
     said = capsys.readouterr().out
+    apart = [name for name, by in told["ranking"].items() if "/" in name and (by["noise"]["difference"]["p_holm"] or 1) < 0.05]
+    sentences = re.findall(r"^(\S+): (?:noise is worse than|no difference can be told between noise and) genres", said, re.MULTILINE)
+    assert apart and set(apart) <= set(sentences) and len(sentences) >= 15
     for word in ("ndcg_at_20", "IPS", "clipped IPS", "SNIPS", "DR", "SWITCH-DR", "DM", "genres", "noise", "weak: an effective sample of"):
         assert word in said
     for of in told["off_policy"]:
@@ -250,3 +240,42 @@ def test_the_interval_of_what_was_shown_is_over_users(told):
     _, log = small()
     logged = logged_slates(log)
     assert told["off_policy"][0]["as_shown"]["low"] == bootstrap(Terms(logged.click_GK.sum(1), logged.size_G), logged.user_G).low
+
+
+def test_a_difference_is_told_with_its_test_and_what_is_left_of_it_among_all(told):
+    """NDCG@20 of the fifteen metrics: SciPy's paired t, then Holm over them; slices are a family of their own."""
+    figures = {name: by["noise"]["difference"] for name, by in told["ranking"].items() if "difference" in by["noise"]}
+    whole, sliced = ({name: of for name, of in figures.items() if ("/" in name) is inside} for inside in (False, True))
+    assert {of["tests"] for of in whole.values()} == {15} == {len(whole)}
+    assert {of["tests"] for of in sliced.values()} == {sum(of["p"] is not None for of in sliced.values())}
+    assert {name: of["p_holm"] for name, of in whole.items()} == holm({name: of["p"] for name, of in whole.items()})
+    value = {name: told["ranking"]["ndcg_at_20"][name]["value"] for name in ("genres", "noise")}
+    apart = figures["ndcg_at_20"]
+    assert apart["relative"] == pytest.approx(value["noise"] / value["genres"] - 1) and apart["over"] == "users"
+    assert len(sliced) > 5 and all((of["p"] is None) == (told["ranking"][name]["noise"]["users"] < 30) for name, of in sliced.items())
+
+
+def test_runs_that_differ_by_their_seed_are_one_setting(runs, tmp_path):
+    """Two seeds each of genres and of noise: their mean, an interval over users and seeds, and no question of another text seed."""
+    _, log = small()
+    genre_IG, folders = log.catalogue.genre_IG, []
+    for width in (0.0, 3.0):
+        for seed in (0, 1):
+            vector = genre_IG + np.random.default_rng(seed).standard_normal(genre_IG.shape) * (width or 0.3)
+            part = {"seed": seed, "task": {"datamodule": {"seed": seed}, "width": width}, "log": {"seed": seed}}
+            folders.append(write_run(tmp_path / f"{width:.0f}_{seed}", log, vector, **part))
+    several = [Run.open(folder) for folder in folders]
+    known = compare.compare(several, same_log(several))
+    assert known["settings"] == {"0_0 and 1 more seed": ["0_0", "0_1"], "3_0 and 1 more seed": ["3_0", "3_1"]}
+    values = [per_user(ranking_of(run, log), (20,))["ndcg_at_20"] for run in several]
+    figure = known["ranking"]["ndcg_at_20"]["3_0 and 1 more seed"]
+    tested = paired_t(torch.stack(values[2:]), torch.stack(values[:2]))
+    assert figure["value"] == pytest.approx(float((values[2] + values[3]).mean() / 2)) and figure["seeds"] == 2
+    apart = figure["difference"]
+    assert [apart[key] for key in ("value", "low", "high", "p", "degrees")] == pytest.approx(tuple(tested)) and tested.high < 0
+    assert apart["over"] == "users and seeds" and known["off_policy"][0]["policies"].keys() == {"0_0", "0_1", "3_0", "3_1"}
+    sentence = compare.sentence("ndcg_at_20", "3_0 and 1 more seed", "0_0 and 1 more seed", figure)
+    assert sentence.startswith("ndcg_at_20: 3_0 and 1 more seed is worse than 0_0 and 1 more seed by -0.") and "users and seeds" in sentence
+    assert list(settings(several[:2])) == ["0_0", "0_1"]  # nothing else to hold them to
+    twice = [several[0], several[2], replace(several[2], name="again")]
+    assert list(settings(twice)) == ["0_0", "3_0", "again"]  # one seed twice: a rerun is no other seed

@@ -7,15 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.split import seen_items_stay, seen_targets_miss, seen_targets_stay
 from towers.evaluation import (
     BEYOND,
     DotProduct,
     ItemLists,
+    beside_popularity,
     beyond_accuracy,
     item_lists,
     per_user,
     rank,
-    seen_targets_miss,
     slices,
     summary,
 )
@@ -23,9 +24,15 @@ from towers.evaluation import (
 NEVER = -math.inf
 
 
-def slow_ranks(score_I: list[float], targets: list[int], seen: list[int], depth: int) -> list[int]:
+RUNNING = {  # is an item in the running that is (seen, a target)?
+    seen_targets_miss: lambda seen, target: not seen,
+    seen_targets_stay: lambda seen, target: target or not seen,
+    seen_items_stay: lambda seen, target: True,
+}
+
+
+def slow_ranks(score_I: list[float], targets: list[int], running: list[int], depth: int) -> list[int]:
     """What `rank` promises, one comparison at a time."""
-    running = [i for i in range(len(score_I)) if i not in seen or i in targets]
     ranks = []
     for place, target in enumerate(targets):
         before = 1
@@ -35,7 +42,7 @@ def slow_ranks(score_I: list[float], targets: list[int], seen: list[int], depth:
                 before += score_I[other] > score_I[target] or (earlier and score_I[other] == score_I[target])
             else:
                 before += score_I[other] >= score_I[target]
-        ranks.append(before if before <= depth and score_I[target] > NEVER else BEYOND)
+        ranks.append(before if target in running and before <= depth and score_I[target] > NEVER else BEYOND)
     return ranks
 
 
@@ -46,13 +53,13 @@ def small_worlds(draw):
     rows = draw(st.lists(st.lists(score, min_size=items, max_size=items), min_size=users, max_size=users))
     some = st.lists(st.integers(0, items - 1), unique=True, max_size=items)
     targets = draw(st.lists(some, min_size=users, max_size=users))
-    seen = draw(st.lists(some, min_size=users, max_size=users))
+    seen = draw(st.lists(st.lists(st.integers(0, items - 1), max_size=items), min_size=users, max_size=users))  # what is had may repeat
     return rows, targets, seen, draw(st.integers(1, 10)), draw(st.integers(1, 6))
 
 
-@given(small_worlds())
+@given(small_worlds(), st.sampled_from(list(RUNNING)))
 @settings(max_examples=300, deadline=None)
-def test_ranks_and_lists_are_those_of_a_brute_force(world):
+def test_ranks_and_lists_are_those_of_a_brute_force(world, seen_policy):
     rows, targets, seen, depth, block_users = world
     score_UI = torch.tensor(rows)
     before_UI = score_UI.clone()
@@ -64,19 +71,22 @@ def test_ranks_and_lists_are_those_of_a_brute_force(world):
         item_count=len(rows[0]),
         depth=depth,
         block_users=block_users,
+        seen_policy=seen_policy,
     )
-    expected = [slow_ranks(*user, depth) for user in zip(rows, targets, seen, strict=True)]
+    may_run = RUNNING[seen_policy]
+    running = [[i for i in range(len(rows[0])) if may_run(i in s, i in t)] for t, s in zip(targets, seen, strict=True)]
+    expected = [slow_ranks(*user, depth) for user in zip(rows, targets, running, strict=True)]
     assert ranking.rank_T.tolist() == [rank for ranks in expected for rank in ranks]
     assert ranking.seen_target_count == sum(len(set(t) & set(s)) for t, s in zip(targets, seen, strict=True))
     assert torch.equal(score_UI, before_UI)
 
     for user, row in enumerate(rows):
         shown = [item for item in ranking.top_item_row_UK[user].tolist() if item >= 0]
-        running = [i for i in range(len(row)) if (i not in seen[user] or i in targets[user]) and row[i] > NEVER]
-        assert len(set(shown)) == len(shown) == min(depth, len(running))
-        assert set(shown) <= set(running)
+        may_stand = [i for i in running[user] if row[i] > NEVER]
+        assert len(set(shown)) == len(shown) == min(depth, len(may_stand))
+        assert set(shown) <= set(may_stand)
         scores = ranking.top_score_UK[user].tolist()
-        assert scores == sorted((row[i] for i in running), reverse=True)[:depth] + [NEVER] * (depth - len(shown))
+        assert scores == sorted((row[i] for i in may_stand), reverse=True)[:depth] + [NEVER] * (depth - len(shown))
         assert [row[i] for i in shown] == scores[: len(shown)]
         for target, place in zip(targets[user], expected[user], strict=True):
             assert (shown[place - 1] == target) if place != BEYOND else (target not in shown)
@@ -108,14 +118,32 @@ def test_a_hand_worked_ranking():
     assert values["ndcg_at_3"].tolist() == pytest.approx([(1 / math.log2(4)) / ideal])
 
 
-def test_a_seen_target_stays_or_misses_by_a_named_policy():
-    score_UI = torch.tensor([[3.0, 2.0, 1.0]])
-    arguments = (lambda b: score_UI[b], torch.tensor([0]), item_lists([[0]]), item_lists([[0, 1]]))
-    stays = rank(*arguments, item_count=3, depth=3)
-    misses = rank(*arguments, item_count=3, depth=3, seen_policy=seen_targets_miss)
-    assert (stays.rank_T.tolist(), stays.top_item_row_UK.tolist()) == ([1], [[0, 2, -1]])
-    assert (misses.rank_T.tolist(), misses.top_item_row_UK.tolist()) == ([BEYOND], [[2, -1, -1]])
-    assert stays.seen_target_count == misses.seen_target_count == 1
+def test_what_becomes_of_a_seen_target_is_the_named_policys():
+    """Items 0 to 3 by falling score; 0 and 1 were had before, 1 twice, and 1 is the target: it is out, or first since its rival alone is
+    out, or second to a rival that is in the running like it."""
+    score_UI = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    asked = (lambda b: score_UI[b], torch.tensor([0]), item_lists([[1]]), item_lists([[0, 1, 1]]))
+    by = {policy: rank(*asked, item_count=4, depth=4, seen_policy=policy) for policy in RUNNING}
+    assert {policy: of.rank_T.tolist() for policy, of in by.items()} == {
+        seen_targets_miss: [BEYOND],
+        seen_targets_stay: [1],
+        seen_items_stay: [2],
+    }
+    assert [of.top_item_row_UK.tolist() for of in by.values()] == [[[2, 3, -1, -1]], [[1, 2, 3, -1]], [[0, 1, 2, 3]]]
+    assert all(of.seen_target_count == 1 and of.seen_policy is policy for policy, of in by.items())
+    assert rank(*asked, item_count=4).seen_policy is seen_targets_miss
+
+
+def test_a_model_that_repeats_the_history_is_flattered_by_one_policy_alone():
+    """Users had ten of a thousand items, and their target is one of those: whoever scores what was had above all else finds it first where
+    it alone stays, nowhere where it is out, and by chance, one in ten, where all stay."""
+    rng = torch.Generator().manual_seed(0)
+    seen = [torch.randperm(1000, generator=rng)[:10].tolist() for _ in range(200)]
+    score_UI = torch.rand(200, 1000, generator=rng)
+    score_UI[torch.arange(200)[:, None], torch.tensor(seen)] += 1
+    asked = (lambda b: score_UI[b], torch.arange(200), item_lists([[one[0]] for one in seen]), item_lists(seen))
+    first = {p: float(per_user(rank(*asked, item_count=1000, depth=10, seen_policy=p), [1])["recall_at_1"].mean()) for p in RUNNING}
+    assert first[seen_targets_stay] == 1 and first[seen_targets_miss] == 0 and 0.05 < first[seen_items_stay] < 0.15
 
 
 def test_ranks_do_not_depend_on_the_block_and_follow_user_row():
@@ -205,3 +233,33 @@ def test_ranking_is_not_rounded_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(rank(score, *asked, item_count=50, depth=10).rank_T, plain)
     assert plain.tolist() == [1, 2]
+
+
+def test_every_step_stays_where_its_data_are():
+    """Where new tensors would be made elsewhere (on meta, which computes nothing), evaluation answers as ever: it names its device."""
+    torch.manual_seed(0)
+    score, user = DotProduct(torch.randn(9, 4), torch.randn(60, 4)), torch.arange(9)
+    targets, seen = (item_lists([torch.randperm(60)[:many].tolist() for _ in range(9)]) for many in (3, 8))
+    count_I, length_U, vector_ID = torch.randint(0, 9, (60,)), torch.arange(9), torch.randn(60, 4)
+
+    def everything() -> list:
+        of = rank(score, user, targets, seen, item_count=60, depth=20, block_users=4)
+        told = slices(of, [10], history_length_U=length_U, train_count_I=count_I)
+        told |= beside_popularity(of, seen, 10, train_count_I=count_I, item_vector_ID=vector_ID)
+        return [of.rank_T, of.top_item_row_UK, of.top_score_UK, summary(per_user(of, [5, 20]), resamples=20), told]
+
+    here = everything()
+    with torch.device("meta"):
+        elsewhere = everything()
+    assert all(torch.equal(*pair) for pair in zip(here[:3], elsewhere[:3], strict=True)) and here[3:] == elsewhere[3:]
+
+
+def test_means_of_several_metrics_are_drawn_together_and_are_those_of_each_alone():
+    value_UM = torch.rand(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = summary(dict(zip("abc", value_UM.unbind(1), strict=True)), resamples=200)
+    drawn = torch.randint(50, (200, 50), generator=torch.Generator().manual_seed(0))
+    for place, name in enumerate("abc"):
+        mean_R = value_UM[:, place][drawn].mean(1)
+        assert [together[f"{name}{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+            [float(value_UM[:, place].mean()), float(mean_R.quantile(0.025)), float(mean_R.quantile(0.975))]
+        )

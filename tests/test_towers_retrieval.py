@@ -18,7 +18,7 @@ from data.features import HOUR_MS
 from data.log import read_log
 from data.propensity import even, popularity
 from data.schema import Tables
-from data.split import TEST, VALIDATION, by_time
+from data.split import TEST, VALIDATION, LeakError, by_time, leave_last_out
 from tests.logs import small
 from towers.encoders import MeanEncoder
 from towers.evaluation import ItemLists, per_user, rank
@@ -221,6 +221,19 @@ def test_warm_start_moves_rows_by_name(tmp_path):
     assert "100 of 120 items known" in start_warm(grown, data_of(log), tmp_path / "older")
     torch.testing.assert_close(grown.item_id.weight[:100], older.item_id.weight)
     assert torch.equal(grown.item_id.weight[100:], fresh)
+
+
+def test_a_warm_start_from_a_model_that_knows_the_test_is_refused(tmp_path):
+    world = small()[1].split.tables
+    early, late = (read_log(by_time(world, test_quantile=quantile, validation_quantile=quantile - 0.1)) for quantile in (0.6, 0.9))
+    for name, log in (("early", early), ("late", late)):
+        save_retrieval(task_of(data_of(log)), data_of(log), tmp_path / name)
+    assert start_warm(task_of(data_of(late)), data_of(late), tmp_path / "early").endswith("nothing")
+    until, cut = late.before(VALIDATION).timestamp_E.max(), early.split.cut_ms.test
+    with pytest.raises(LeakError, match=rf"late has learned of events up to {until} ms, and this run is tested on those from {cut} ms on"):
+        start_warm(task_of(data_of(early)), data_of(early), tmp_path / "late")
+    lasts = read_log(leave_last_out(world))
+    assert "whether it knows of this run's test, nothing tells" in start_warm(task_of(data_of(lasts)), data_of(lasts), tmp_path / "early")
 
 
 def test_an_id_two_tower_trains_through_the_same_task():

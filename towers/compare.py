@@ -3,11 +3,12 @@
     python -m towers.compare runs/<one> runs/<another> [more …]         # tables; --json for a document; models/<name> is as good
     python -m towers.compare … --share 0.1 --draws state/…/draws.parquet
 
-Ranking metrics are of the lists that the runs left behind (test_topk.parquet), with intervals paired by user against the first run. Where
+Ranking metrics are of the lists that the runs left behind (test_topk.parquet), paired by user against the first run: with an interval, a
+t-test, and what is left of it where so many were made (`towers.significance`). Runs that differ by their seed alone are one setting. Where
 the test part was shown by chance whose probability is known, the value of each model's slates stands beside them, by every estimator that
 the log allows, or the reason why there is none (`towers.logged_slates`).
 
-Shapes: U users of the test · T targets · K depth of the lists.
+Shapes: U users of the test · T targets · K depth of the lists · S seeds.
 """
 
 import argparse
@@ -17,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from data.log import Log, queries
 from data.split import TEST
@@ -33,42 +36,89 @@ from towers.metrics import Interval, bootstrap_mean, catalogue_coverage
 from towers.metrics import bootstrap_difference as paired
 from towers.off_policy import Terms
 from towers.rivals import in_log_order, off_policy
-from towers.run_folder import CompareError, Run, ranking_of, same_log
+from towers.run_folder import CompareError, Run, ranking_of, same_log, settings
+from towers.significance import holm, paired_t
 from towers.slate_policy import item_position_snips
 
-KS, SLICED = (10, 20, 100), "ndcg_at_20"
+KS, SLICED, LEVEL = (10, 20, 100), "ndcg_at_20", 0.05
 
 
-def ranking_figures(rankings: Mapping[str, Ranking], log: Log) -> dict:
-    """Of each metric, and of NDCG@20 in each slice of users and items: every run's mean with its interval, and how far it is from the
-    first run's, paired by user."""
-    ks = tuple(k for k in KS if k <= min(ranking.depth for ranking in rankings.values()))
-    first = next(iter(rankings.values()))
-    length_U = torch.as_tensor(queries(log, TEST).seen_offset).diff()
-    slices = target_slices(first, history_length_U=length_U, train_count_I=torch.as_tensor(log.item_count()))
-    values = {name: per_user(ranking, ks) for name, ranking in rankings.items()}
-    figures = {metric: _beside({name: of[metric] for name, of in values.items()}) for metric in next(iter(values.values()))}
-    if 20 in ks:
-        for named, keep_T in slices.items():
-            figures[f"{named}/{SLICED}"] = _beside({name: per_user(one, (20,), keep_T)[SLICED] for name, one in rankings.items()})
+def ranking_figures(rankings: Mapping[str, Sequence[Ranking]], log: Log) -> dict:
+    """Of each metric, and of NDCG@20 in each slice of users and items: every setting's mean over its seeds with an interval, and how far it
+    is from the first's. Metrics are one family of tests, slices another."""
+    everyone = [one for several in rankings.values() for one in several]
+    ks = tuple(k for k in KS if k <= min(ranking.depth for ranking in everyone))
+    length_U = torch.as_tensor(np.diff(queries(log, TEST).seen_offset))
+    slices = target_slices(everyone[0], history_length_U=length_U, train_count_I=torch.as_tensor(log.item_count()))
+    figures = {metric: _beside(value) for metric, value in _values(rankings, ks).items()}
+    sliced = {f"{name}/{SLICED}": _beside(_values(rankings, (20,), keep_T)[SLICED]) for name, keep_T in slices.items() if 20 in ks}
+    for family in (figures, sliced):
+        _correct(family)
     for k in ks:
-        coverage = {name: catalogue_coverage(one.top_item_row_UK[:, :k], len(log.catalogue.item_ids)) for name, one in rankings.items()}
-        figures[f"catalogue_coverage_at_{k}"] = {name: {"value": share} for name, share in coverage.items()}
-    return figures
+        lists = {name: [one.top_item_row_UK[:, :k] for one in several] for name, several in rankings.items()}
+        shares = {name: [catalogue_coverage(top_UK, len(log.catalogue.item_ids)) for top_UK in of] for name, of in lists.items()}
+        sliced[f"catalogue_coverage_at_{k}"] = {name: {"value": float(np.mean(of))} for name, of in shares.items()}
+    return figures | sliced
 
 
-def _beside(value_U_by_run: Mapping[str, torch.Tensor]) -> dict:
-    first = next(iter(value_U_by_run))
-    made = {}
-    for name, value_U in value_U_by_run.items():
-        made[name] = {"users": len(value_U), **_ends(bootstrap_mean(value_U), "value")}
-        if name != first:
-            made[name]["difference"] = _ends(paired(value_U, value_U_by_run[first]), "value")
+def _values(rankings: Mapping[str, Sequence[Ranking]], ks: Sequence[int], keep_T: Tensor | None = None) -> dict[str, dict[str, Tensor]]:
+    """Metric → setting → values (S, U)."""
+    found = {name: [per_user(one, ks, keep_T) for one in several] for name, several in rankings.items()}
+    metrics = next(iter(found.values()))[0]
+    return {metric: {name: torch.stack([of[metric] for of in several]) for name, several in found.items()} for metric in metrics}
+
+
+def _beside(value_SU_by_setting: Mapping[str, Tensor]) -> dict:
+    first_SU, made = next(iter(value_SU_by_setting.values())), {}
+    for name, value_SU in value_SU_by_setting.items():
+        alone = len(value_SU) == 1
+        mean = bootstrap_mean(value_SU[0]) if alone else Interval(*paired_t(value_SU, torch.zeros_like(value_SU[:1]))[:3])
+        made[name] = {"users": value_SU.shape[1], "seeds": len(value_SU), **_ends(mean, "value")}
+        if value_SU is not first_SU:
+            tested = paired_t(value_SU, first_SU)
+            alone = alone and len(first_SU) == 1
+            apart = paired(value_SU[0], first_SU[0]) if alone else Interval(*tested[:3])
+            base = float(first_SU.mean())
+            made[name]["difference"] = {
+                **_ends(apart, "value"), "relative": apart.mean / base if base else None,
+                "over": "users" if alone else "users and seeds", **_finite(p=tested.p, degrees=tested.degrees),
+            }  # fmt: skip
     return made
+
+
+def _correct(family: Mapping[str, dict]) -> None:
+    """Tell each difference its p as it stands among all tests of the family (Holm), and how many those are."""
+    differences = {(metric, name): of["difference"] for metric, by in family.items() for name, of in by.items() if "difference" in of}
+    adjusted = holm({key: float("nan") if of["p"] is None else of["p"] for key, of in differences.items()})
+    tests = sum(of["p"] is not None for of in differences.values())
+    for key, of in differences.items():
+        of |= {**_finite(p_holm=adjusted[key]), "tests": tests}
+
+
+def sentence(metric: str, name: str, first: str, of: Mapping) -> str:
+    """A difference in a sentence."""
+    apart = of["difference"]
+    share = "" if apart["relative"] is None else f" ({apart['relative']:+.1%})"
+    told = f"{apart['value']:+.4f}{share}" + (f", 95 % interval {_interval(apart, '+')}" if apart["low"] is not None else "")
+    if apart["p_holm"] is None:
+        return f"{metric}: {name} against {first}: {told}; too few users, or nothing that varies, for a test"
+    p = _probability(apart["p_holm"])
+    likely = f"p {p if p[0] == '<' else f'= {p}'} after Holm over {apart['tests']} tests, over {apart['over']}"
+    if _told_apart(apart):
+        return f"{metric}: {name} is {'better' if apart['value'] > 0 else 'worse'} than {first} by {told}, {likely}"
+    return f"{metric}: no difference can be told between {name} and {first}: {told}, {likely}"
+
+
+def _told_apart(difference: Mapping) -> bool:
+    return difference["p_holm"] is not None and difference["p_holm"] < LEVEL
 
 
 def _ends(interval: Interval, name: str) -> dict[str, float | None]:
     return {key: at if isfinite(at) else None for key, at in zip((name, "low", "high"), interval, strict=True)}
+
+
+def _finite(**figures: float) -> dict[str, float | None]:
+    return {name: at if isfinite(at) else None for name, at in figures.items()}
 
 
 def slate_figures(logged: Logged, runs: Sequence[Run], *, share: float, cap: float) -> dict:
@@ -100,11 +150,12 @@ def compare(runs: Sequence[Run], log: Log, *, shares: Sequence[float] = (0.0, 0.
     Raises:
         CompareError: a run's lists are no answers to the test's questions.
     """
-    rankings = {run.name: ranking_of(run, log) for run in runs}
+    by_setting = settings(runs)
     told = {
         "runs": [run.name for run in runs],
+        "settings": {name: [run.name for run in several] for name, several in by_setting.items()},
         "data_fingerprint": log.split.tables.fingerprint(),
-        "ranking": ranking_figures(rankings, log),
+        "ranking": ranking_figures({name: [ranking_of(run, log) for run in several] for name, several in by_setting.items()}, log),
     }
     try:
         logged = logged_slates(log)
@@ -165,15 +216,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(told: dict, console: Console) -> None:
     """The document as tables."""
     table = Table(title="Ranking, by the users of the test", title_justify="left")
-    for column in ("metric", "run", "value", "95 % interval", "less the first", "95 % interval"):
+    for column in ("metric", "run", "users", "value", "95 % interval", "less the first", "95 % interval", "p", "p (Holm)"):
         table.add_column(column, justify="left" if column in ("metric", "run") else "right")
     for metric, by_run in told["ranking"].items():
         for place, (name, of) in enumerate(by_run.items()):
-            apart = of.get("difference", {})
-            table.add_row(
-                "" if place else metric, name, _figure(of["value"]), _interval(of), _figure(apart.get("value"), "+"), _interval(apart, "+")
-            )
+            apart, users = of.get("difference", {}), f"{of['users']:,}" if "users" in of else ""
+            ends = (_figure(apart.get("value"), "+"), _interval(apart, "+"), *(_probability(apart.get(p)) for p in ("p", "p_holm")))
+            table.add_row("" if place else metric, name, users, _figure(of["value"]), _interval(of), *ends)
     console.print(table)
+    first = next(iter(told["settings"]))
+    for metric, by_setting in told["ranking"].items():
+        for name, of in by_setting.items():
+            if "difference" in of and ("/" not in metric or _told_apart(of["difference"])):  # of slices those that differ
+                console.print(sentence(metric, name, first, of))
     if isinstance(told["off_policy"], dict):
         console.print(f"No off-policy verdict: {told['off_policy']['said']}.")
     else:
@@ -213,6 +268,10 @@ def _show_slates(of: dict, how: str, console: Console) -> None:
 
 def _figure(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.4f}"
+
+
+def _probability(p: float | None) -> str:
+    return "" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _interval(of: Mapping, sign: str = "") -> str:

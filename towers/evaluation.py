@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.split import SeenPolicy, seen_targets_miss
 from towers import metrics
 
 Scorer = Callable[[Tensor], Tensor]
@@ -22,8 +23,9 @@ Scorer = Callable[[Tensor], Tensor]
 BEYOND = 2**31 - 1
 """The rank of a target that is not among the first `depth`. Large, so that no k can take it for a hit."""
 
-_BLOCK_CELLS_CPU = 2**24  # 64 MiB of float32 scores: large enough that the small steps of a block vanish beside matmul and topk
-_BLOCK_CELLS_ACCELERATOR = 2**28
+BLOCK_CELLS = {"cpu": 2**24}
+"""Scores of one block, by device; 2^28 where nothing is said. 64 MiB on a CPU: large enough that the small steps of a block vanish beside
+matmul and topk."""
 
 
 class ItemLists(NamedTuple):
@@ -65,7 +67,7 @@ class Ranking:
 
     rank_T: 1 is the top; `BEYOND` where the target is not among the first `depth`. Aligned with `targets`.
     top_item_row_UK, top_score_UK: the list a user would have been shown, K = depth; -1 and -inf where the items ran out.
-    seen_target_count: targets that stand in the same user's seen list; what became of them is the policy's decision.
+    seen_target_count: targets that stand in the same user's seen list; what became of them is the decision of `seen_policy`.
     """
 
     user_row_U: Tensor
@@ -75,18 +77,16 @@ class Ranking:
     top_score_UK: Tensor
     depth: int
     seen_target_count: int
+    seen_policy: SeenPolicy = seen_targets_miss
 
 
-def seen_targets_stay(seen: ItemLists, is_target_S: Tensor) -> ItemLists:
-    """A seen item that is also a target may be recommended again, and counts as a hit: the policy for logs with repeats."""
-    keep_S = ~is_target_S
-    length_U = torch.zeros_like(seen.offset[1:]).index_add_(0, seen.user_index()[keep_S], torch.ones_like(seen.item_row[keep_S]))
-    return ItemLists(torch.cat([seen.offset[:1], length_U.cumsum(0)]), seen.item_row[keep_S])
-
-
-def seen_targets_miss(seen: ItemLists, is_target_S: Tensor) -> ItemLists:
-    """Every seen item is removed, target or not, so a seen target is a miss: the policy of a page that never repeats itself."""
-    return seen
+def removed(seen: ItemLists, targets: ItemLists, seen_policy: SeenPolicy, *, item_count: int) -> tuple[ItemLists, int]:
+    """The seen items that a policy takes out of the running, and how many targets stand in their user's seen list."""
+    key_S = seen.user_index() * item_count + seen.item_row
+    is_target_S = torch.isin(key_S, targets.user_index() * item_count + targets.item_row)
+    gone_S = seen_policy(is_target_S)
+    gone_before = torch.nn.functional.pad(gone_S.cumsum(0), (1, 0))
+    return ItemLists(gone_before[seen.offset], seen.item_row[gone_S]), len(key_S[is_target_S].unique())
 
 
 def rank(
@@ -98,13 +98,14 @@ def rank(
     item_count: int,
     depth: int = 100,
     block_users: int | None = None,
-    seen_policy: Callable[[ItemLists, Tensor], ItemLists] = seen_targets_stay,
+    seen_policy: SeenPolicy = seen_targets_miss,
 ) -> Ranking:
     """Rank all `item_count` items for each user and find the targets.
 
     A target's rank is 1 + the other items of at least its score, where another target of the same user goes before only
     by a higher score (equal targets stand in the order given). So a scorer that knows nothing, the same score for all,
-    hits nothing as long as `depth` other items are in the running. A score of -inf means "not to be recommended".
+    hits nothing as long as `depth` other items are in the running. A score of -inf means "not to be recommended". What becomes of the
+    items in `seen`, and of a target that is one of them, is `seen_policy`'s to say (`data.split`: a split names it).
 
     The scorer is asked for blocks of users on the device of `user_row_U`; it returns floats (B, item_count) without NaN.
     Its tensor is masked in place and restored. `block_users` defaults to 2^24 scores on a CPU and 2^28 elsewhere.
@@ -120,18 +121,15 @@ def rank(
         raise ValueError(f"rank: depth is {depth}, expected at least 1.")
     device = user_row_U.device
     targets, seen = (ItemLists(*(t.to(device, torch.int64) for t in lists)) for lists in (targets, seen))
-    target_key_T = targets.user_index() * item_count + targets.item_row
-    _refuse_repeats(target_key_T, item_count)
-    is_target_S = torch.isin(seen.user_index() * item_count + seen.item_row, target_key_T)
-    kept = seen_policy(seen, is_target_S)
+    _refuse_repeats(targets.user_index() * item_count + targets.item_row, item_count)
+    gone, seen_target_count = removed(seen, targets, seen_policy, item_count=item_count)
 
-    cells = _BLOCK_CELLS_CPU if device.type == "cpu" else _BLOCK_CELLS_ACCELERATOR
-    block_users = block_users or max(1, cells // item_count)
+    block_users = block_users or max(1, BLOCK_CELLS.get(device.type, 2**28) // item_count)
     rank_T = torch.empty_like(targets.item_row)
     top_item_row_UK = torch.full((len(user_row_U), depth), -1, dtype=torch.int64, device=device)
     top_score_UK = torch.full((len(user_row_U), depth), -math.inf, dtype=torch.float32, device=device)
-    target_bound, seen_bound = targets.offset.tolist(), kept.offset.tolist()
-    target_user_T, seen_user_S = targets.user_index(), kept.user_index()
+    target_bound, seen_bound = targets.offset.tolist(), gone.offset.tolist()
+    target_user_T, seen_user_S = targets.user_index(), gone.user_index()
     for start in range(0, len(user_row_U), block_users):
         stop = min(start + block_users, len(user_row_U))
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):  # eight bits of a score would make ties
@@ -141,11 +139,11 @@ def rank(
             rank_T[block_T], top_item_row_UK[start:stop], top_score_UK[start:stop] = _rank_block(
                 score_BI,
                 (target_user_T[block_T] - start, targets.item_row[block_T]),
-                (seen_user_S[block_S] - start, kept.item_row[block_S]),
+                (seen_user_S[block_S] - start, gone.item_row[block_S]),
                 depth,
                 first_user=start,
             )
-    return Ranking(user_row_U, targets, rank_T, top_item_row_UK, top_score_UK, depth, int(is_target_S.sum()))
+    return Ranking(user_row_U, targets, rank_T, top_item_row_UK, top_score_UK, depth, seen_target_count, seen_policy)
 
 
 def _rank_block(
@@ -245,12 +243,10 @@ def per_user(ranking: Ranking, ks: Sequence[int], keep_T: Tensor | None = None) 
 
 def summary(value_by_name: dict[str, Tensor], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
     """Mean of each metric over users, and its bootstrap interval as `<name>_low` and `<name>_high`: ready for MLflow."""
-    result: dict[str, float] = {}
-    for name, value_U in value_by_name.items():
-        result[name], result[f"{name}_low"], result[f"{name}_high"] = metrics.bootstrap_mean(
-            value_U, confidence=confidence, resamples=resamples, seed=seed
-        )
-    return result
+    value_UM = torch.stack(list(value_by_name.values()), dim=1)
+    intervals = metrics.bootstrap_means(value_UM, confidence=confidence, resamples=resamples, seed=seed)
+    ends = {name: zip(("", "_low", "_high"), interval, strict=True) for name, interval in zip(value_by_name, intervals, strict=True)}
+    return {f"{name}{end}": value for name, of in ends.items() for end, value in of}
 
 
 def target_slices(ranking: Ranking, *, history_length_U: Tensor, train_count_I: Tensor) -> dict[str, Tensor]:
@@ -294,11 +290,11 @@ def beyond_accuracy(
 
 
 def beside_popularity(ranking: Ranking, seen: ItemLists, k: int, *, train_count_I: Tensor, item_vector_ID: Tensor) -> dict[str, float]:
-    """`beyond_accuracy` of a ranking, what everybody expects being the popularity baseline's lists for the same users."""
+    """`beyond_accuracy` of a ranking, what everybody expects being the popularity baseline's lists for the same users and policy."""
     popularity_I = train_count_I.float()
     popular = rank(
         lambda user_row_B: popularity_I.expand(len(user_row_B), -1), ranking.user_row_U, ranking.targets, seen,
-        item_count=len(train_count_I), depth=k,
+        item_count=len(train_count_I), depth=k, seen_policy=ranking.seen_policy,
     )  # fmt: skip
     return beyond_accuracy(
         ranking, k, train_count_I=train_count_I, item_vector_ID=item_vector_ID, expected_item_row_UK=popular.top_item_row_UK

@@ -186,21 +186,28 @@ def bootstrap_mean(value_U: Tensor, *, confidence: float = 0.95, resamples: int 
 
     Users are drawn with replacement by a CPU generator of this seed, so the interval is the same on every device.
     """
-    if not len(value_U) or not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"bootstrap_mean: {len(value_U)} users, confidence {confidence}, resamples {resamples}; expected users, (0, 1), ≥ 1."
-        )
-    value_U = value_U.detach().double().cpu()
+    return bootstrap_means(value_U[:, None], confidence=confidence, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_means(value_UM: Tensor, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> list[Interval]:
+    """`bootstrap_mean` of M values of the same users, in the same draws of them: as many as one costs little more than one."""
+    users = len(value_UM)
+    if not users or not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"bootstrap_mean: {users} users, confidence {confidence}, resamples {resamples}; expected users, (0, 1), ≥ 1.")
+    value_UM = value_UM.detach().double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    per_chunk = max(1, 2**21 // len(value_U))  # bounds the drawn indices at 16 MiB
-    mean_R = torch.cat(
-        [
-            value_U[torch.randint(len(value_U), (min(per_chunk, resamples - start), len(value_U)), generator=generator)].mean(1)
-            for start in range(0, resamples, per_chunk)
-        ]
-    )
-    low, high = torch.quantile(mean_R, torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)).tolist()
-    return Interval(float(value_U.mean()), low, high)
+    per_chunk = max(1, 2**21 // users)  # bounds the drawn indices at 16 MiB
+    mean_RM = torch.cat([_drawn_means(value_UM, min(per_chunk, resamples - done), generator) for done in range(0, resamples, per_chunk)])
+    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64, device="cpu")
+    low_M, high_M = torch.quantile(mean_RM, ends, dim=0)
+    return [Interval(*of) for of in zip(value_UM.mean(0).tolist(), low_M.tolist(), high_M.tolist(), strict=True)]
+
+
+def _drawn_means(value_UM: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    users = len(value_UM)
+    drawn_RU = torch.randint(users, (draws, users), generator=generator, device="cpu")
+    drawn_RU += users * torch.arange(draws, device="cpu")[:, None]
+    return torch.bincount(drawn_RU.flatten(), minlength=draws * users).view(draws, users).double() @ value_UM / users
 
 
 def bootstrap_difference(value_U: Tensor, other_U: Tensor, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:

@@ -17,7 +17,7 @@ from data.features import NUMBERS, PackedHistory, candidate_numbers, profile
 from data.log import Log
 from data.split import TEST, VALIDATION
 from towers.calibration import platt
-from towers.evaluation import ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
+from towers.evaluation import ItemLists, Ranking, beside_popularity, per_user, rank, removed, slices, summary
 from towers.losses import weighted_bce
 from towers.metrics import bootstrap_difference
 from towers.ranker import HEADS, TASKS
@@ -149,6 +149,7 @@ class RankingTask(L.LightningModule):
             figures |= summary(per_user(reranked, self.ks))
             mine, theirs = per_user(reranked, self.ks), per_user(alone, self.ks)
             figures |= {f"retrieval_alone/{name}": float(value.mean()) for name, value in theirs.items()}
+            figures |= {"users": float(len(reranked.user_row_U)), "seen_targets": float(reranked.seen_target_count)}
             for name in (f"ndcg_at_{self.ks[1]}", f"recall_at_{self.ks[1]}"):
                 lead = bootstrap_difference(mine[name], theirs[name])
                 figures |= {f"lead_over_retrieval/{name}{end}": value for end, value in zip(("", "_low", "_high"), lead, strict=True)}
@@ -194,25 +195,30 @@ class RankingTask(L.LightningModule):
 
     @torch.no_grad()
     def two_stages(self, data: RankingData, order: Order) -> Ranking:
-        """Full ranking in two stages: retrieval proposes `depth` unseen items, `order` scores them, everything else is out."""
+        """Full ranking in two stages: retrieval proposes `depth` items in the running, `order` scores them, everything else is out."""
         asked = data.asked
         history = history_at(asked.history, asked.start_Q, asked.end_Q, asked.now_Q, data.model.history_length)
         query_QD = ask(data.model, history, asked.moment_QC)
         seen = ItemLists(torch.as_tensor(asked.seen_offset), torch.as_tensor(asked.seen_row))
         targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
-        seen_user, vector_ID = seen.user_index(), data.vectors(TEST)
+        vector_ID = data.vectors(TEST)
+        gone, _ = removed(seen, targets, asked.seen_policy, item_count=len(vector_ID))
+        gone_user = gone.user_index()
 
         def score(question_B: Tensor) -> Tensor:
             score_BI = query_QD[question_B] @ vector_ID.T
-            mine = torch.isin(seen_user, question_B)
-            score_BI[seen_user[mine] - question_B[0], seen.item_row[mine]] = -torch.inf
+            mine = torch.isin(gone_user, question_B)
+            score_BI[gone_user[mine] - question_B[0], gone.item_row[mine]] = -torch.inf
             dot_BK, item_row_BK = score_BI.topk(min(data.depth, score_BI.shape[1]), dim=1)
             part = PackedHistory(*(array[question_B.numpy()] for array in history.arrays()))
             ordered_BK = order(Proposed(question_B.numpy(), query_QD[question_B], part, dot_BK, item_row_BK))
             return torch.full_like(score_BI, -torch.inf).scatter_(1, item_row_BK, ordered_BK.masked_fill(dot_BK.isneginf(), -torch.inf))
 
         everyone = torch.arange(len(query_QD))
-        return rank(score, everyone, targets, seen, item_count=len(vector_ID), depth=max(*self.ks, 100), block_users=256)
+        return rank(
+            score, everyone, targets, seen, item_count=len(vector_ID), depth=max(*self.ks, 100), block_users=256,
+            seen_policy=asked.seen_policy,
+        )  # fmt: skip
 
     def item_rows(self, log: Log) -> Tensor:
         """The item table of the retrieval model, (I, 2 D), as it was saved."""

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from data.bias import Bias
 from data.datamodule import Batches, shuffled, whole_part
 from data.features import MOMENT, ItemClock, PackedHistory, candidate_numbers, pack, profile
-from data.impressions import Rows, observed
+from data.impressions import OPEN, Rows, observed
 from data.judgements import LABELS, Judgements, retrieved, shown
+from data.leaks import check_test_is_last
 from data.log import Log, Queries, queries
 from data.split import TEST, VALIDATION
 from towers.piecewise import Spread
@@ -84,7 +85,9 @@ class RankingData(L.LightningDataModule):
         self.log, self.batch_size, self.depth, self.seed, self.bias = log, batch_size, depth, seed, bias
         self.model = SavedRetrieval.open(Path(retrieval))
         self.model.check_same_items(log)
-        self.clock: ItemClock = log.clock(half_life_days=clock_half_life_days)
+        check_test_is_last(log)
+        # where a cut parts all users, the hour before a row to learn from lies before the test; elsewhere others' tests lie in the past
+        self.clock: ItemClock = (log if log.split.cut_ms else log.before(TEST)).clock(half_life_days=clock_half_life_days)
         self.half_life_days = clock_half_life_days
         self.asked: Queries = queries(log, TEST)
         self._rows: dict[int, Tensor] = {}
@@ -92,6 +95,8 @@ class RankingData(L.LightningDataModule):
             groups = shown(log)
         else:
             groups = self._beside_retrieved({*parts, TEST}, negatives)
+        if open_groups := int((groups.part_G == OPEN).sum()):
+            logger.info("groups: %s slates were shown before a cut and answered after it, and belong to no part", f"{open_groups:,}")
         self.groups = groups
         self.observed = observed(log, before=TEST)
         learn_G = np.isin(groups.part_G, parts)

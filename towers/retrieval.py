@@ -211,6 +211,7 @@ class RetrievalTask(L.LightningModule):
             ItemLists(as_tensor(asked.seen_offset), as_tensor(asked.seen_row)),
             item_count=len(vector_ID),
             depth=max(*self.ks, 100),
+            seen_policy=asked.seen_policy,
         )
 
     def validation_step(self, part: int, _) -> None:

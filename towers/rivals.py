@@ -65,7 +65,10 @@ def answers(saved: SavedRetrieval, log: Log, asked: Queries) -> Ranking:
     vector_ID = saved.rows_after(asked.history)[:, saved.width :].float()
     lists = ((asked.target_offset, asked.target_row), (asked.seen_offset, asked.seen_row))
     targets, seen = (ItemLists(*map(torch.as_tensor, pair)) for pair in lists)
-    return rank(DotProduct(query_QD, vector_ID), torch.arange(len(query_QD)), targets, seen, item_count=len(vector_ID), depth=100)
+    return rank(
+        DotProduct(query_QD, vector_ID), torch.arange(len(query_QD)), targets, seen, item_count=len(vector_ID), depth=100,
+        seen_policy=asked.seen_policy,
+    )  # fmt: skip
 
 
 def measure(champion: SavedRetrieval, challenger: SavedRetrieval, log: Log) -> dict:

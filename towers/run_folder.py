@@ -18,6 +18,10 @@ from towers.evaluation import BEYOND, ItemLists, Ranking
 from towers.saved import SavedModelError, SavedRetrieval
 
 SAME = ("data", "split", "log")
+OF_ITEMS = ("seed", "text_width", "tags")
+"""Settings of the log that decide how items are told to a model, and nothing of what is asked."""
+SETTING = ("log", "bias", "task", "trainer", "warm_start")
+"""What two runs on one log have in common that are trainings of one setting."""
 
 
 class CompareError(ValueError):
@@ -61,8 +65,11 @@ def same_log(runs: Sequence[Run]) -> Log:
     first = runs[0]
     log = instantiate(first.cfg.log)(instantiate(first.cfg.split)(instantiate(first.cfg.data)))
     for run in runs[1:]:
-        for name in (name for name in SAME if run.cfg[name] != first.cfg[name]):
-            differs = _first_difference(first.cfg[name], run.cfg[name], name)
+        for name in SAME:
+            mine, other = (_but(cfg[name], OF_ITEMS if name == "log" else ()) for cfg in (first.cfg, run.cfg))
+            if mine == other:
+                continue
+            differs = _first_difference(mine, other, name)
             if name != "data":
                 raise CompareError(f"{run.name} has another {name} than {first.name} ({differs}), so their tests ask different questions")
             mine, other = log.split.tables.fingerprint(), instantiate(run.cfg.data).fingerprint()
@@ -71,8 +78,26 @@ def same_log(runs: Sequence[Run]) -> Log:
     return log
 
 
-def _first_difference(mine: DictConfig, other: DictConfig, name: str) -> str:
-    flat = [{f"{name}.{key}": value for key, value in sorted(OmegaConf.to_container(part).items())} for part in (mine, other)]
+def settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by what was tried: those that differ by their seed alone are trainings of one setting, named after its first run. Where all
+    are of one setting, or a seed stands twice in one, each run is looked at by itself."""
+    by_setting: dict[str, list[Run]] = {}
+    for run in runs:
+        by_setting.setdefault(repr([_but(run.cfg.get(name), ("seed",)) for name in SETTING]), []).append(run)
+    seeds = [[run.cfg.get("seed") for run in several] for several in by_setting.values()]
+    if len(by_setting) == 1 or any(len(set(of)) < len(of) for of in seeds):
+        return {run.name: [run] for run in runs}
+    return {of[0].name + (f" and {len(of) - 1} more seed{'s' * (len(of) > 2)}" if of[1:] else ""): of for of in by_setting.values()}
+
+
+def _but(part: object, names: Sequence[str]) -> object:
+    """A part of a configuration without the keys of these names, at any depth."""
+    part = OmegaConf.to_container(part) if isinstance(part, DictConfig) else part
+    return {key: _but(value, names) for key, value in part.items() if key not in names} if isinstance(part, dict) else part
+
+
+def _first_difference(mine: dict, other: dict, name: str) -> str:
+    flat = [{f"{name}.{key}": value for key, value in sorted(part.items())} for part in (mine, other)]
     key = next(key for key in [*flat[0], *flat[1]] if flat[0].get(key) != flat[1].get(key))
     return f"{key} is {flat[1].get(key)}, not {flat[0].get(key)}"
 
@@ -102,4 +127,4 @@ def ranking_of(run: Run, log: Log) -> Ranking:
     targets = ItemLists(torch.as_tensor(asked.target_offset), torch.as_tensor(asked.target_row))
     hit_TK = top_UK[targets.user_index()] == targets.item_row[:, None]
     rank_T = torch.where(hit_TK.any(1), hit_TK.int().argmax(1) + 1, BEYOND)
-    return Ranking(torch.as_tensor(asked.user_row_Q), targets, rank_T, top_UK, torch.zeros(top_UK.shape), depth, 0)
+    return Ranking(torch.as_tensor(asked.user_row_Q), targets, rank_T, top_UK, torch.zeros(top_UK.shape), depth, 0, asked.seen_policy)

@@ -20,6 +20,8 @@ from data.content import write_recipe
 from data.datamodule import RetrievalData
 from data.features import EVENT_CODES, NUMBERS, PROFILE, MomentVocabulary, Vocabulary
 from data.log import Log, hour_after, popularity_clocks
+from data.schema import digest
+from data.split import TEST, LeakError
 from towers.ranker import HEADS, TASKS
 from towers.retrieval import RetrievalTask
 from towers.two_tower import prior
@@ -68,7 +70,7 @@ def _read(path: Path, remedy: str, *, weights_only: bool) -> dict:
 
 
 def meaning(log: Log) -> dict:
-    """The ids and words behind a log's numbers."""
+    """The ids and words behind a log's numbers, and a digest of the test part that was kept from what learned of it."""
     return {
         "item_ids": list(log.catalogue.item_ids),
         "device": list(log.vocabulary.device.words),
@@ -77,6 +79,7 @@ def meaning(log: Log) -> dict:
         "genres": list(log.catalogue.recipe.genres.words),
         "tags": list(log.catalogue.recipe.tags.words),
         "liked_from": log.liked_from if np.isfinite(log.liked_from) else None,
+        "test_part": digest(log.split.of(TEST).select("user_id", "item_id", "event_type", "timestamp")),
     }
 
 
@@ -96,6 +99,7 @@ def save_retrieval(task: RetrievalTask, data: RetrievalData, folder: Path) -> No
         "width": task.width,
         "history_length": task.history_length,
         "half_lives_days": task.half_lives_days,
+        "learned_until_ms": int(data.train_log.timestamp_E.max()),
         **meaning(data.log),
     }
     (folder / "meaning.json").write_text(json.dumps(facts))
@@ -171,14 +175,15 @@ class SavedRetrieval:
 
         Raises:
             SavedModelError: the log's items or words are others than those the model was trained on.
+            LeakError: another test part was kept from the model, so that it may have learned of this one.
         """
         trained, now = read_meaning(self.folder, "retrieval"), meaning(log)
+        remedy = "train the ranker with the data, split and log settings of its retrieval run"
+        if trained.get("test_part") != now.pop("test_part"):
+            raise LeakError(f"{self.folder} was trained with another test part held out than this log's, of which it may know; {remedy}")
         for name, words in now.items():
             if trained[name] != words:
-                raise SavedModelError(
-                    f"{self.folder} was trained on other {name} than this log has;"
-                    " train the ranker with the data, split and log settings of its retrieval run"
-                )
+                raise SavedModelError(f"{self.folder} was trained on other {name} than this log has; {remedy}")
 
 
 def read_meaning(folder: Path, kind: str) -> dict:

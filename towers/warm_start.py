@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from data.datamodule import RetrievalData
+from data.split import LeakError
 from towers.retrieval import RetrievalTask
 from towers.saved import meaning, read_meaning, read_state
 
@@ -18,8 +19,16 @@ def start_warm(task: RetrievalTask, data: RetrievalData, folder: Path) -> str:
 
     Raises:
         SavedModelError: `folder` is no model folder of a retrieval run, or its weights cannot be read.
+        LeakError: the old model has learned of events that lie in the new run's test.
     """
     then, now = read_meaning(folder, "retrieval"), meaning(data.log)
+    cut, until = data.log.split.cut_ms, then.get("learned_until_ms")
+    known = then.get("test_part") == now["test_part"] or (cut is not None and until is not None and until < cut.test)
+    if not known and cut is not None and until is not None:
+        raise LeakError(
+            f"{folder} has learned of events up to {until} ms, and this run is tested on those from {cut.test} ms on: start warm from a"
+            " model of before, or test later"
+        )
     old = read_state(folder / "state.pt")
     new = task.state_dict()
     moved, fresh = 0, []
@@ -38,7 +47,7 @@ def start_warm(task: RetrievalTask, data: RetrievalData, folder: Path) -> str:
     items = len(set(then["item_ids"]) & set(now["item_ids"]))
     return (
         f"{items:,} of {len(now['item_ids']):,} items known from {folder}, {moved:,} rows and columns moved by name,"
-        f" starting anew: {', '.join(fresh) or 'nothing'}"
+        f" starting anew: {', '.join(fresh) or 'nothing'}" + ("" if known else "; whether it knows of this run's test, nothing tells")
     )
 
 
