@@ -71,10 +71,10 @@ def note(client: MlflowClient, run_id: str, **parts: str) -> None:
 def register(client: MlflowClient, name: str, run: Run) -> str:
     """The version of the registered model `name` that is this run's model; made where there is none."""
     if found := client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'"):
-        return found[0].version
+        return str(found[0].version)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    return client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id).version
+    return str(client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id).version)
 
 
 def offer(client: MlflowClient, run: Run) -> None:

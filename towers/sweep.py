@@ -48,10 +48,11 @@ class Sweep(Callback):
         experiment = client.get_experiment_by_name(config.experiment_name)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(config.experiment_name)
         run_id = client.create_run(experiment_id, run_name=f"{config.name}_sweep").info.run_id
-        words = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items())]
-        client.log_batch(run_id, params=[Param(*word.lstrip("+~").split("=", 1)) for word in words if "=" in word])
+        said = dict(word.lstrip("+~").partition("=")[::2] for word in config.hydra.overrides.task)
+        swept = dict(config.hydra.sweeper.get("params") or {}) | said  # what is said on the command line is what counts
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in swept.items()])
         client.set_tag(run_id, "run_folder", str(config.hydra.sweep.dir))
-        note(client, run_id, question=config.question, changed=", ".join(f"`{word}`" for word in words))
+        note(client, run_id, question=config.question, changed=", ".join(f"`{key}={value}`" for key, value in swept.items()))
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page(page.parent, run_id, config.mlflow)
 
