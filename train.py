@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> float:
     minimised = float(best.best_model_score or 0.0) * {"max": -1, "min": 1}[cfg.trainer.mode]
     if trainer.is_global_zero:
         record.finish(lab_book, task, data, run.folder, save=instantiate(cfg.task.save), name=cfg.name)
-        record.conclude(lab_book, trainer.callback_metrics, kept=best.best_model_score, name=cfg.name)
+        record.close(lab_book, trainer, kept=best.best_model_score, name=cfg.name)
         run.write(lab_book.run_id, cfg.mlflow, minimised)
     return minimised
 

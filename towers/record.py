@@ -53,15 +53,16 @@ def start(lab_book: LabBook, cfg: DictConfig, run: Begun, counts: Mapping[str, i
     write_whole(run.folder / SETTINGS, OmegaConf.to_yaml(OmegaConf.create(resolved)))
     client, run_id = lab_book.experiment, lab_book.run_id
     run.write(run_id, cfg.mlflow)
-    others = {setting.partition("=")[0] for setting in run.other}
-    lab_book.log_hyperparams({key.replace(".", "/"): value for key, value in flat(resolved) if key not in others | {"resume"}})
+    there = client.get_run(run_id).data
+    settings = {key.replace(".", "/"): value for key, value in flat(resolved)}
+    lab_book.log_hyperparams({key: value for key, value in settings.items() if key not in {*there.params, "resume"}})
     lab_book.log_metrics({f"data/{name}": float(count) for name, count in counts.items()})
     client.set_tag(run_id, "run_folder", run.folder.name)
     client.set_tag(run_id, "folder", os.path.relpath(run.folder))
     client.log_artifact(run_id, str(run.folder / SETTINGS))
-    if run.run_id is None:
+    if "changed" not in there.tags:
         note(client, run_id, question=cfg.question, changed=", ".join(f"`{word}`" for word in changed))
-    else:
+    if run.run_id is not None:
         logger.info("goes on with run %s from %s", run_id, run.checkpoint or "its start")
         client.set_tag(run_id, "resumed_from", str(run.checkpoint and os.path.relpath(run.checkpoint)))
     if run.other:
@@ -103,9 +104,9 @@ def finish(lab_book: LabBook, task, data, folder: Path, *, save: Callable | None
 SHOWN = ("recall_at_20", "ndcg_at_20", "hit_rate_at_10", "click_auc", "catalogue_coverage_at_10")
 
 
-def conclude(lab_book: LabBook, metrics: Mapping[str, torch.Tensor], *, kept: torch.Tensor | None, name: str) -> None:
+def close(lab_book: LabBook, trainer: Trainer, *, kept: torch.Tensor | None, name: str) -> None:
     """Say what was found: in the note, on the screen, and last of all in the figure that a sweep looks for."""
-    known = {name: f"{float(value):.4f}" for name, value in metrics.items()}
+    known = {name: f"{float(value):.4f}" for name, value in trainer.callback_metrics.items()}
     found = {figure: [known.get(f"test/{figure}{end}") for end in ("", "_low", "_high")] for figure in SHOWN if f"test/{figure}" in known}
     told = [f"{figure} {value}" + (f" [{low}, {high}]" if low else "") for figure, (value, low, high) in found.items()]
     note(lab_book.experiment, lab_book.run_id, result=f"test: {', '.join(told) or 'nothing to test on'}")
@@ -118,7 +119,7 @@ def conclude(lab_book: LabBook, metrics: Mapping[str, torch.Tensor], *, kept: to
     console.print(table)
     console.print(f"run {lab_book.run_id} · model models/{name} · compare: mlflow ui --backend-store-uri {lab_book._tracking_uri}")
     if kept is not None:
-        lab_book.log_metrics({VALUE: float(kept)})
+        lab_book.log_metrics({VALUE: float(kept)}, trainer.global_step)
 
 
 def figures(task, data) -> dict:
