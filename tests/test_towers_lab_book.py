@@ -40,7 +40,17 @@ def finished(client: MlflowClient, folder: Path, vector_ID: np.ndarray, *, name:
     client.log_param(run.info.run_id, "name", name)
     for file in ("config.yaml", "test_topk.parquet"):
         client.log_artifact(run.info.run_id, str(folder / file))
+    client.log_artifacts(run.info.run_id, str(folder / "model"), "model")
     write_page(folder, run.info.run_id, client.tracking_uri, -0.5)
+    return folder
+
+
+def only_begun(client: MlflowClient, folder: Path) -> Path:
+    """A run that has only begun."""
+    run = client.create_run(client.get_experiment_by_name("towers").experiment_id)
+    client.log_param(run.info.run_id, "name", "begun")
+    folder.mkdir()
+    write_page(folder, run.info.run_id, client.tracking_uri)
     return folder
 
 
@@ -88,7 +98,9 @@ def test_a_variation_may_challenge_another_name(store, tmp_path):
     genre_IG = small()[1].catalogue.genre_IG
     plain = finished(store, tmp_path / "plain", np.random.default_rng(0).standard_normal(genre_IG.shape), name="plain")
     varied = finished(store, tmp_path / "varied", genre_IG, name="varied")
-    assert promote.main([str(plain)]) == 0 and promote.main([str(varied), "--of", "plain"]) == 0
+    sweep = only_begun(store, tmp_path / "sweep")
+    store.set_tag(run_id(sweep), "best_run", run_id(varied))
+    assert promote.main([str(plain)]) == 0 and promote.main([str(sweep), "--of", "plain"]) == 0  # its best job
     assert champion(store, "plain") == run_id(varied) and not store.search_registered_models("name = 'varied'")
 
 
@@ -99,6 +111,8 @@ def test_other_data_are_refused_and_register_nothing(store, tmp_path, capsys):
     assert promote.main([str(first)]) == 0 and promote.main([str(strange)]) == 2
     assert "has other data than the champion's" in capsys.readouterr().err
     assert [version.run_id for version in store.search_model_versions("name = 'other'")] == [run_id(first)]
+    begun = only_begun(store, tmp_path / "begun")
+    assert promote.main([str(begun)]) == 2 and "left no model: it is not finished" in capsys.readouterr().err
     assert promote.main([str(tmp_path)]) == 2 and "holds no run.json: give the folder of a run" in capsys.readouterr().err
 
 

@@ -5,8 +5,8 @@
 
 Both runs' lists of the hundred best (`test_topk.parquet`, as MLflow keeps them) answer the same questions, and the alias `champion` moves
 only where the paired 95 % interval of the difference lies above zero. Where there is no champion, the first to ask is it. Settings are
-chosen by the validation part; the test is asked once, of what was chosen: whoever sends twenty variations here will see chance promote one,
-so the answer tells how many have been judged by this test before.
+chosen by the validation part; the test is asked once, of what was chosen: of forty variations that are no better chance promotes one, so
+the answer tells how many have been judged by this test before.
 
 `serve retrain` asks another question at its own gate, on newer logs: whether a retrained model is surely not much worse.
 """
@@ -40,8 +40,10 @@ def promote(client: MlflowClient, challenger: Page, *, of: str, metric: str = "n
     """Whether the run is champion of the registered model `of` now, and what was found, in a sentence. Its version there is the challenger.
 
     Raises:
-        CompareError: the run and the champion did not answer the same questions. Nothing is registered then.
+        CompareError: the run is not finished, or it and the champion did not answer the same questions. Nothing is registered then.
     """
+    if "model" not in artifacts(client, challenger):
+        raise CompareError(f"run {challenger.info.run_id} left no model: it is not finished, or its task saves none")
     model = next(iter(client.search_registered_models(f"name = '{of}'")), None)
     reigning = model and client.get_registered_model(of).aliases.get(CHAMPION)
     champion = reigning and client.get_run(client.get_model_version(of, reigning).run_id)
@@ -103,11 +105,15 @@ def hold(client: MlflowClient, challenger: Page, champion: Page, *, metric: str)
     return Held(float(one.mean()), float(reigning.mean()), bootstrap_difference(one, reigning), len(one))
 
 
+def artifacts(client: MlflowClient, run: Page) -> set[str]:
+    """What a run left in MLflow, by name."""
+    return {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+
+
 def lists_of(client: MlflowClient, run: Page) -> Lists:
     """What a run answered, as MLflow keeps it. Raises CompareError where it answered nothing."""
-    there = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     with TemporaryDirectory() as folder:
-        for name in there & {"config.yaml", "test_topk.parquet"}:
+        for name in artifacts(client, run) & {"config.yaml", "test_topk.parquet"}:
             client.download_artifacts(run.info.run_id, name, folder)
         return replace(Lists.open(Path(folder)), name=f"run {run.info.run_id}")
 
@@ -115,7 +121,7 @@ def lists_of(client: MlflowClient, run: Page) -> Lists:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask and say; 0 where the run is champion now, 3 where it is not, 2 where it cannot be asked."""
     line = argparse.ArgumentParser(prog="python -m towers.promote", description=__doc__.splitlines()[0])
-    line.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or models/NAME")
+    line.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run or of a sweep, or models/NAME")
     line.add_argument("--of", metavar="NAME", help="the registered model whose champion is challenged; the run's own name, if not told")
     line.add_argument(
         "--metric", choices=METRICS, default="ndcg_at_20", help="of the test users, by which they are held against each other"
@@ -123,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = line.parse_args(arguments)
     try:
         client, run = page(asked.run)
+        run = client.get_run(run.data.tags.get("best_run", run.info.run_id))  # of a sweep, its best job
         champion, said = promote(client, run, of=asked.of or run.data.params["name"], metric=asked.metric)
     except (PageError, CompareError) as error:
         print(error, file=sys.stderr)
