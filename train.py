@@ -14,12 +14,13 @@ import pytorch_lightning as L
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.callbacks import EarlyStopping
 
-from towers import record
+from towers import record, sweep
+from towers.lab_book import LabBook
 from towers.memory import keep_memory
-from towers.saved import check_checkpoint
+from towers.pace import Pace
+from towers.resume import Best, Last, begun
 from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
@@ -32,10 +33,12 @@ for noise in NOISE:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """One run; returns what a sweep minimises: the validation figure, its sign turned where more of it is better."""
-    folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    hydra_cfg = hydra.core.hydra_config.HydraConfig.get()
     keep_memory()
-    if cfg.resume:
-        check_checkpoint(Path(cfg.resume))
+    run = begun(cfg, Path(hydra_cfg.runtime.output_dir))
+    if run.value is not None:
+        logger.warning("%s is finished; remove it, or take another folder, to train anew", run.folder)
+        return run.value
     L.seed_everything(cfg.seed, verbose=False)
     tables = instantiate(cfg.data)
     logger.info("read: %s", ", ".join(f"{name} {count:,}" for name, count in tables.report.items()))
@@ -48,24 +51,24 @@ def main(cfg: DictConfig) -> float:
     if cfg.trainer.compile:
         task.compile_towers()
 
-    lab_book = MLFlowLogger(cfg.experiment_name, run_name=cfg.name, tracking_uri=cfg.mlflow, tags=record.tags(cfg.question, tables, split))
-    # a resumed run goes on in the checkpoint's own folder, where the best so far lies
-    checkpoints = folder / "checkpoints" if cfg.resume is None else Path(cfg.resume).resolve().parent
-    checkpoint = ModelCheckpoint(checkpoints, "best", monitor=cfg.trainer.monitor, mode=cfg.trainer.mode, save_last=True)
+    tags = record.tags(cfg.question, tables, split) | sweep.parent(hydra_cfg)
+    run_name = sweep.named(cfg.name, hydra_cfg)
+    lab_book = LabBook(cfg.experiment_name, run_name=run_name, tracking_uri=cfg.mlflow, tags=tags, run_id=run.run_id)
+    best, last = Best(run.checkpoints, monitor=cfg.trainer.monitor, mode=cfg.trainer.mode), Last(run.checkpoints)
     stopping = EarlyStopping(cfg.trainer.monitor, mode=cfg.trainer.mode, patience=cfg.trainer.patience)
-    watch = [checkpoint, stopping] if len(data.val_dataloader()) else [ModelCheckpoint(checkpoints, save_last=True)]
-    trainer = instantiate(cfg.trainer.trainer, logger=lab_book, callbacks=[*watch, record.Progress()], default_root_dir=folder)
+    watch = [stopping, best, last] if len(data.val_dataloader()) else [last]
+    trainer = instantiate(cfg.trainer.trainer, logger=lab_book, callbacks=[*watch, Pace(), record.Progress()], default_root_dir=run.folder)
 
-    record.start(lab_book, cfg, folder, tables.report)
-    trainer.fit(task, data, ckpt_path=cfg.resume, weights_only=False)
-    best = trainer.checkpoint_callback.best_model_path
-    if best:
-        task.load_state_dict(torch.load(best, weights_only=False)["state_dict"])
+    record.start(lab_book, cfg, run, tables.report, changed=hydra_cfg.overrides.task)
+    trainer.fit(task, data, ckpt_path=run.checkpoint, weights_only=False)
+    task.load_state_dict(torch.load(best.best_model_path or last.path, weights_only=False)["state_dict"])
     trainer.test(task, data, verbose=False)
+    minimised = float(best.best_model_score or 0.0) * {"max": -1, "min": 1}[cfg.trainer.mode]
     if trainer.is_global_zero:
-        record.finish(lab_book, task, data, folder, save=instantiate(cfg.task.save), name=cfg.name)
-        record.show(trainer.callback_metrics, lab_book, cfg.name)
-    return float(trainer.checkpoint_callback.best_model_score or 0.0) * {"max": -1, "min": 1}[cfg.trainer.mode]
+        record.finish(lab_book, task, data, run.folder, save=instantiate(cfg.task.save), name=cfg.name)
+        record.close(lab_book, trainer, kept=best.best_model_score, name=cfg.name)
+        run.write(lab_book.run_id, cfg.mlflow, minimised)
+    return minimised
 
 
 if __name__ == "__main__":

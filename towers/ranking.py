@@ -23,7 +23,8 @@ from towers.metrics import bootstrap_difference
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import DURATION, RankingBatch, targets
 from towers.ranking_data import RankingData, ask, history_at
-from towers.ranking_figures import beside_retrieval, judged
+from towers.ranking_figures import beside_retrieval, judged, reliable
+from towers.reliability import Reliability
 from towers.retrieval import joint
 from towers.unbiased import tell_diagnostics
 
@@ -77,6 +78,7 @@ class RankingTask(L.LightningModule):
         self.width = data.model.width
         self.register_buffer("count_I", torch.as_tensor(data.log.item_count()), persistent=False)
         self.rankings: dict[str, Ranking] = {}
+        self.reliability: dict[str, Reliability] = {}
 
     def configure_callbacks(self) -> list[L.Callback]:
         """The averaging of weights, which belongs to what is trained rather than to how."""
@@ -141,6 +143,7 @@ class RankingTask(L.LightningModule):
         data: RankingData = self.trainer.datamodule
         batch = data.held(part, self.device)
         figures = self.judge(batch) | self.beside_retrieval(batch) if len(batch.query_BD) else {}
+        self.reliability = self.reliable(batch)
         if len(data.asked.user_row_Q):
             reranked, alone = self.two_stages(data, self.by_ranker(data)), self.two_stages(data, by_dot)
             self.rankings["test"] = reranked
@@ -165,6 +168,11 @@ class RankingTask(L.LightningModule):
         """Figures of every head, and of value against what each item turned out to be worth."""
         logit_BKT = self.predict(batch)
         return judged(logit_BKT, self.ranker.answer(logit_BKT, batch.number_BKX), batch, self.worth(batch))
+
+    @torch.no_grad()
+    def reliable(self, batch: RankingBatch) -> dict[str, Reliability]:
+        """How often what each head calls likely comes true."""
+        return reliable(self.ranker.answer(self.predict(batch), batch.number_BKX), batch)
 
     @torch.no_grad()
     def beside_retrieval(self, batch: RankingBatch) -> dict[str, float]:

@@ -12,6 +12,7 @@ from data.judgements import LABELS
 from towers.metrics import bootstrap_difference, calibration_error, grouped_auc, log_loss, mean_absolute_error
 from towers.ranker import HEADS, TASKS
 from towers.ranking_batch import RankingBatch
+from towers.reliability import Reliability, reliability
 
 
 def judged(logit_BKT: Tensor, answer_BKH: Tensor, batch: RankingBatch, worth_BK: Tensor) -> dict[str, float]:
@@ -36,6 +37,17 @@ def judged(logit_BKT: Tensor, answer_BKH: Tensor, batch: RankingBatch, worth_BK:
         ndcg_G = graded_ndcg(answer[name], gain_BK)
         figures |= {f"{name}_ndcg": float(ndcg_G.mean())} if len(ndcg_G) else {}
     return figures
+
+
+def reliable(answer_BKH: Tensor, batch: RankingBatch) -> dict[str, Reliability]:
+    """The reliability of every head that answers with a probability, over the items whose outcome is known; none where nothing happened."""
+    told = {}
+    for name in ("click", "complete", "skip"):
+        label_BK = batch.label_BKY[..., LABELS.index(name)]
+        known = batch.there_BK & ~label_BK.isnan()
+        if bool((label_BK[known] > 0).any()):
+            told[name] = reliability(answer_BKH[..., HEADS.index(name)][known].cpu(), label_BK[known].cpu())
+    return told
 
 
 def beside_retrieval(value_BK: Tensor, dot_BK: Tensor, batch: RankingBatch, worth_BK: Tensor) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from towers.evaluation import Ranking
 from towers.metrics import Interval
+from towers.reliability import Reliability
 
 _Key = TypeVar("_Key", str, int)
 _SURFACE, _INK, _QUIET, _REST = "#ffffff", "#1f2430", "#6b7280", "#c9ced6"
@@ -104,6 +105,28 @@ def frontier_figure(title: str, point_by_line: Mapping[str, Sequence[tuple[float
                 f"λ = {lambdas[end]:g}", (distance[end], relevance[end]), (4, 4), textcoords="offset points", color=hue, fontsize=8
             )
     axes.legend(frameon=False, labelcolor=_INK)
+    return figure
+
+
+def reliability_diagram(reliability_by_name: Mapping[str, Reliability], *, of: str) -> Figure:
+    """The share that came true against the probability that was said, logarithmic, with intervals; on the diagonal a model means what it
+    says, below it promises too much. A bin in which nothing came true stands as an open triangle at the foot."""
+    figure, axes = _axes(f"Does it come true as often as said? ({of})", "predicted probability", "share that came true", height_in=4.6)
+    said, seen = (torch.cat([part[column] for part in reliability_by_name.values()]) for column in (0, 1))
+    least = float(torch.cat([said[said > 0], seen[seen > 0]]).min()) / 2
+    most = min(1.0, 2 * float(torch.cat([said, seen]).max()))
+    axes.plot([least, most], [least, most], color=_REST, linewidth=1.5, zorder=1)
+    for hue, (name, part) in zip(_HUES, reliability_by_name.items(), strict=False):
+        predicted_b, observed_b, low_b, high_b, events_b = (column.numpy() for column in part)
+        there = observed_b > 0
+        ends = [(observed_b - low_b)[there], (high_b - observed_b)[there]]
+        label = f"{name}: {int(events_b.sum()):,} came true"
+        axes.errorbar(predicted_b[there], observed_b[there], yerr=ends, color=hue, marker="o", markersize=4, capsize=3, label=label)
+        axes.scatter(predicted_b[~there], [least] * int((~there).sum()), marker="^", facecolors="none", edgecolors=hue, clip_on=False)
+    for scale, limits in ((axes.set_xscale, axes.set_xlim), (axes.set_yscale, axes.set_ylim)):
+        scale("log")
+        limits(least, most)
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
     return figure
 
 

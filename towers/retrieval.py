@@ -19,6 +19,7 @@ from data.log import Log, Queries, hour_after, popularity_clocks
 from towers.evaluation import DotProduct, ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
 from towers.losses import choice_among_shown, sampled_softmax
 from towers.negatives import Candidates, distinct
+from towers.reliability import Reliability, softmax_reliability
 from towers.rowwise_adagrad import RowWiseAdagrad, TablesAndDense, lookup_distinct
 from towers.two_tower import prior
 from towers.unbiased import judged, tell_diagnostics, weighted_means
@@ -89,6 +90,7 @@ class RetrievalTask(L.LightningModule):
         self.register_buffer("feature_IF", torch.as_tensor(catalogue.feature_IF), persistent=False)
         self.register_buffer("count_I", torch.as_tensor(count_I), persistent=False)
         self.rankings: dict[str, Ranking] = {}
+        self.reliability: dict[str, Reliability] = {}
 
     def compile_towers(self) -> None:
         """`torch.compile` what a step spends its time in: the user tower, and the item tower's content network where it has one."""
@@ -233,7 +235,10 @@ class RetrievalTask(L.LightningModule):
         figures = summary(per_user(ranking, self.ks))
         figures |= slices(ranking, self.ks, history_length_U=self.test_history_length.to(self.device), train_count_I=self.count_I)
         figures |= beside_popularity(ranking, seen, min(self.ks), train_count_I=self.count_I, item_vector_ID=content_IF)
-        figures |= judged(self.trainer.datamodule.log, part, asked, *self.vectors(asked))
+        vectors = self.vectors(asked)
+        figures |= judged(self.trainer.datamodule.log, part, asked, *vectors)
+        there = ItemLists(*(column.to(self.device) for column in seen))
+        self.reliability["softmax"] = softmax_reliability(*vectors, ranking.targets, there, temperature=self.temperature)
         figures |= {"users": float(len(ranking.user_row_U)), "seen_targets": float(ranking.seen_target_count)}
         self.log_dict({f"test/{name}": value for name, value in figures.items()}, batch_size=1)
 

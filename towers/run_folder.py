@@ -29,6 +29,23 @@ class CompareError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Lists:
+    """What a finished run, of either kind, answered: its name, its configuration, and the best items of every user of the test."""
+
+    name: str
+    cfg: DictConfig
+    lists: pl.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path) -> "Lists":
+        """Read what `train.py` left in a run's folder, or MLflow kept of it. Raises CompareError where a file is missing."""
+        for name in ("config.yaml", "test_topk.parquet"):
+            if not (folder / name).is_file():
+                raise CompareError(f"{folder} holds no {name}: it is no finished run, or one without a test part")
+        return cls(folder.name, OmegaConf.load(folder / "config.yaml"), pl.read_parquet(folder / "test_topk.parquet"))
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A finished retrieval run: its folder's name, its configuration, its lists and its model."""
 
@@ -56,7 +73,7 @@ class Run:
         return cls(folder.resolve().name, OmegaConf.load(folder / "config.yaml"), pl.read_parquet(folder / "test_topk.parquet"), model)
 
 
-def same_log(runs: Sequence[Run]) -> Log:
+def same_log(runs: Sequence[Run | Lists]) -> Log:
     """The log that all runs were trained and tested on, read as the first run read it.
 
     Raises:
@@ -102,7 +119,7 @@ def _first_difference(mine: dict, other: dict, name: str) -> str:
     return f"{key} is {flat[1].get(key)}, not {flat[0].get(key)}"
 
 
-def ranking_of(run: Run, log: Log) -> Ranking:
+def ranking_of(run: Run | Lists, log: Log) -> Ranking:
     """The run's own lists as the answers to the test's questions.
 
     Raises:
