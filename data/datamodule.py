@@ -88,6 +88,14 @@ def by_hour(timestamp_N: Tensor, batch_size: int, generator: torch.Generator) ->
     return torch.cat([whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()])
 
 
+def by_user(timestamp_N: Tensor, batch_size: int, generator: torch.Generator, *, stretch: int = 256) -> Tensor:
+    """Rows as the log has them, each user's one after another, in stretches of `stretch` in any order: a batch is much of few users, and
+    where each user is asked once (`towers.asking.every_user`) that much less work. Where stretches begin shifts from epoch to epoch."""
+    shift = int(torch.randint(len(timestamp_N), (1,), generator=generator))
+    stretches = torch.arange(len(timestamp_N)).roll(shift).split(stretch)
+    return torch.cat([stretches[place] for place in torch.randperm(len(stretches), generator=generator).tolist()])
+
+
 class Batches:
     """One epoch: the rows of this rank in an order that (seed, epoch) alone decides, so that a resumed run sees what it would have seen.
 
@@ -141,7 +149,7 @@ class RetrievalData(L.LightningDataModule):
     """Rows, questions and weights of one log.
 
     `bias` says what each training row weighs, by how likely it was to be shown and looked at (`data.bias`).
-    `recency_half_life_days` halves the weight of a row with its age; null weighs all alike. `order` is `shuffled` or `by_hour`.
+    `recency_half_life_days` halves the weight of a row with its age; null weighs all alike. `order` is `shuffled`, `by_hour` or `by_user`.
     `epoch` makes the batches of one: `each_alone`, a history for each question, or `data.sequences.Packed`, a question at each event.
 
     Raises:

@@ -53,7 +53,7 @@ def test_blocks_give_the_loss_and_gradients_of_the_written_formula(seed, rows, c
     query, candidate, target, log_q, weight = problem(seed, rows, candidates)
     plain = (weight * F.cross_entropy(query @ candidate.T / 0.3 - log_q, target, reduction="none")).sum() / weight.sum()
     expected = torch.autograd.grad(plain, (query, candidate))
-    loss = sampled_softmax(query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=0.3, block=block)
+    loss = sampled_softmax(query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=0.3, cells=block * candidates)
     got = torch.autograd.grad(loss, (query, candidate))
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     for one, other in zip(got, expected, strict=True):

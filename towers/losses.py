@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, each reading as its formula.
 
-Shapes: B rows · D width · M distinct candidates · H heads.
+Shapes: B rows · Q queries · D width · M distinct candidates · N negatives among them · S skipped; small letters are of one block.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.bias import by_weight
+from towers.blocked import CELLS, against_negatives, blocked_softmax
 
 
 def mask_accidental_hits(logit_BB: Tensor, item_row_B: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def in_batch_softmax(
 
 
 def sampled_softmax(
-    query_BD: Tensor,
+    query_QD: Tensor,
     candidate_MD: Tensor,
     *,
     target_B: Tensor,
@@ -41,57 +42,74 @@ def sampled_softmax(
     weight_B: Tensor,
     temperature: float,
     weight_sum: Tensor | None = None,
-    block: int = 1024,
+    row_B: Tensor | None = None,
+    negative_N: Tensor | None = None,
+    cells: int = CELLS,
 ) -> Tensor:
-    """Pick each query's own candidate (column `target_B`) out of M distinct ones: Σ w·CE(q·c/τ − log q) / Σ w.
+    """Pick each row's own candidate (column `target_B`) out of M distinct ones: Σ w·CE(q·c/τ − log q) / Σ w.
 
     The candidates decide what it is: the distinct items of the batch (log_q = log P(item in batch): in-batch negatives without
-    accidental hits), those and uniform draws (mixed negatives), or the whole catalogue with log_q = 0 (the full softmax).
-    B × M is never stored: `block` rows of logits at a time, with the gradients of a block taken while it is there.
+    accidental hits, Yi et al. 2019, doi:10.1145/3298689.3346996), those and uniform draws (mixed negatives), or the whole catalogue with
+    log_q = 0 (the full softmax). `negative_N`: only these columns are negatives, drawn evenly or by popularity (Bengio & Senécal 2008,
+    doi:10.1109/TNN.2007.912312; Jean et al. 2015, arXiv 1412.2007), and each row's own stands beside them, corrected as they are.
+
+    `row_B` says which query each row asks, where rows share them; None: each its own. B × M is never stored (`towers.blocked`).
     `weight_sum` replaces Σ w: of a larger batch that this one is a part of, or the number of rows, for plain inverse propensity weights.
     """
-    total = weight_B.sum() if weight_sum is None else weight_sum
-    dtype = torch.promote_types(query_BD.dtype, candidate_MD.dtype)
-    with torch.autocast(query_BD.device.type, enabled=False):
-        loss, _, _ = _BlockedSoftmax.apply(
-            query_BD.to(dtype), candidate_MD.to(dtype), target_B, log_q_M, weight_B / total, temperature, block
-        )
-    return loss
+    return _softmax(
+        query_QD, candidate_MD, target_B, log_q_M, log_q_M.index_select(0, target_B), shares(weight_B, weight_sum), temperature, row_B,
+        negative_N, cells,
+    )  # fmt: skip
 
 
-class _BlockedSoftmax(torch.autograd.Function):
-    """Forward computes both gradients: softmax minus one-hot is at hand there, and keeping it for later is what costs memory."""
+def refined_softmax(
+    query_QD: Tensor,
+    candidate_MD: Tensor,
+    *,
+    target_B: Tensor,
+    log_q_M: Tensor,
+    weight_B: Tensor,
+    temperature: float,
+    weight_sum: Tensor | None = None,
+    row_B: Tensor | None = None,
+    negative_N: Tensor | None = None,
+    cells: int = CELLS,
+) -> Tensor:
+    """As `sampled_softmax`, but a row's own candidate, there for certain, is uncorrected: Σ w·log(1 + Σ_d e^(s_d − log q_d − s)) / Σ w.
 
-    @staticmethod
-    def forward(ctx, query_BD, candidate_MD, target_B, log_q_M, share_B, temperature, block):
-        grad_query_BD = torch.empty_like(query_BD)
-        grad_candidate_MD = torch.zeros_like(candidate_MD)
-        wide = torch.promote_types(query_BD.dtype, torch.float32)  # sums are taken in float32 at least
-        loss = torch.zeros((), dtype=wide, device=query_BD.device)
-        scaled_MD = candidate_MD / temperature
-        bias_M = -log_q_M.to(scaled_MD.dtype)
-        buffer = torch.empty(min(block, len(query_BD)), len(candidate_MD), dtype=query_BD.dtype, device=query_BD.device)
-        for start in range(0, len(query_BD), block):
-            rows = slice(start, start + block)
-            query_bD, target_b, share_b = query_BD[rows], target_B[rows, None], share_B[rows, None]
-            logit_bM = torch.addmm(bias_M, query_bD, scaled_MD.T, out=buffer[: len(query_bD)])
-            own_b1 = logit_bM.gather(1, target_b).to(wide)
-            peak_b1 = logit_bM.amax(1, keepdim=True)
-            exp_bM = logit_bM.sub_(peak_b1).exp_()
-            sum_b1 = exp_bM.sum(1, keepdim=True, dtype=wide)
-            loss += (share_b * (sum_b1.log() + peak_b1.to(wide) - own_b1)).sum()
-            gradient_bM = exp_bM.mul_((share_b / sum_b1).to(exp_bM.dtype))
-            gradient_bM.scatter_add_(1, target_b, -share_b.to(exp_bM.dtype))
-            torch.mm(gradient_bM, scaled_MD, out=grad_query_BD[rows])
-            grad_candidate_MD.addmm_(gradient_bM.T, query_bD, alpha=1 / temperature)
-        ctx.save_for_backward(grad_query_BD, grad_candidate_MD)
-        ctx.mark_non_differentiable(grad_query_BD, grad_candidate_MD)
-        return loss, grad_query_BD, grad_candidate_MD
+    The refined logQ correction (Khrylchenko et al. 2025, arXiv 2507.09331). They write sg(1 − P̂)·−log(e^s / Σ_d e^(s_d − log q_d)), d the
+    negatives and P̂ = e^s / (e^s + Σ_d e^(s_d − log q_d)): its gradient, (1 − P̂)·(Σ_d softmax_d ∇s_d − ∇s), is that of this formula, whose
+    value besides is an estimate of the full softmax's. With q_d = P(d among the candidates) the sum is the Horvitz–Thompson estimate of
+    that over the whole catalogue, and right on average whatever was drawn; they divide as many draws by their conditional
+    q_d / (1 − q_own), which is the same. Rows that share a query share what is there for certain.
+    """
+    return _softmax(
+        query_QD, candidate_MD, target_B, log_q_M, torch.zeros_like(weight_B), shares(weight_B, weight_sum), temperature, row_B, negative_N,
+        cells,
+    )  # fmt: skip
 
-    @staticmethod
-    def backward(ctx, grad, *_):
-        grad_query_BD, grad_candidate_MD = ctx.saved_tensors
-        return grad * grad_query_BD, grad * grad_candidate_MD, None, None, None, None, None
+
+def shares(weight_B: Tensor, weight_sum: Tensor | None) -> Tensor:
+    """What each row counts: w / Σ w, or w / `weight_sum`."""
+    return weight_B / (weight_B.sum() if weight_sum is None else weight_sum)
+
+
+def _softmax(query_QD, candidate_MD, target_B, log_q_M, own_log_q_B, share_B, temperature, row_B, negative_N, cells) -> Tensor:
+    """Σ share·CE, a row's own candidate corrected by `own_log_q_B` and the others by `log_q_M`."""
+    if negative_N is None:
+        return blocked_softmax(
+            query_QD, candidate_MD, row_P=row_B, target_P=target_B, share_P=share_B, bias_M=-log_q_M,
+            lift_P=log_q_M.index_select(0, target_B) - own_log_q_B, temperature=temperature, cells=cells,
+        )  # fmt: skip
+
+    def entropy(own_b: Tensor, score_bN: Tensor, other_bN: Tensor, rows: slice) -> Tensor:
+        logit_bN = (score_bN / temperature - log_q_M[negative_N]).masked_fill(~other_bN, float("-inf"))
+        own_b1 = (own_b / temperature - own_log_q_B[rows])[:, None]
+        return torch.cat([own_b1, logit_bN], dim=1).logsumexp(1) - own_b1[:, 0]
+
+    return against_negatives(
+        entropy, query_QD, candidate_MD, row_B=row_B, target_B=target_B, negative_N=negative_N, share_B=share_B, cells=cells
+    )
 
 
 def choice_among_shown(

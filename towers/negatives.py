@@ -2,7 +2,7 @@
 
 Negatives are callables: the items of a batch → `Candidates`; and `log_q` of candidates, by which `towers.losses.sampled_softmax` corrects.
 
-Shapes: B rows · M distinct candidates · N rows asked for · R distinct rows · P popularity columns · I catalogue.
+Shapes: B rows · M distinct candidates · N rows asked for, or negatives · R distinct rows · P popularity columns · I catalogue.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from data.frequency import log_in_batch
+from data.frequency import inclusion, log_in_batch
 from towers.two_tower import PRIOR_SCALE
 
 
@@ -33,10 +33,11 @@ def distinct(row_N: Tensor, count: int) -> Distinct:
 
 
 class Candidates(NamedTuple):
-    """What a batch chooses among: distinct rows, and each query's own column."""
+    """What a batch chooses among: distinct rows, each query's own column, and the columns that are negatives; None: all are."""
 
     row_M: Tensor
     target_B: Tensor
+    negative_N: Tensor | None = None
 
 
 def choose(row_B: Tensor, count: int, extra: tuple[Tensor, ...] = ()) -> Candidates:
@@ -101,6 +102,29 @@ class InBatchOfTheHour:
                 "InBatchOfTheHour takes its q from popularity columns; give task.module.popularity_half_lives_days at least one"
             )
         return prior_MP.mean(1) / PRIOR_SCALE
+
+
+class SampledNegatives:
+    """Some `count` items of the catalogue, drawn by (training rows)^`power`: 0 draws evenly, 1 by popularity, .75 as word2vec does.
+
+    Each item is drawn or not by its own chance (`data.frequency.inclusion`), so that none comes twice, log q is exact, and as many as the
+    catalogue has are the catalogue. Items of the batch are candidates of their own rows alone, negatives only if drawn.
+    """
+
+    def __init__(self, *, count_I: np.ndarray, batch_size: int, count: int, power: float):
+        self.item_count = len(count_I)
+        self.drawn_I = torch.as_tensor(inclusion(np.maximum(count_I, 0.5) ** power, count), dtype=torch.float32)
+
+    def __call__(self, item_row_B: Tensor) -> Candidates:
+        """Candidates of one batch, by its rows' items."""
+        self.drawn_I = self.drawn_I.to(item_row_B.device)
+        drawn_N = (torch.rand_like(self.drawn_I) < self.drawn_I).nonzero()[:, 0]
+        row_M, place = distinct(torch.cat([item_row_B, drawn_N]), self.item_count)
+        return Candidates(row_M, place[: len(item_row_B)], place[len(item_row_B) :])
+
+    def log_q(self, row_M: Tensor, prior_MP: Tensor) -> Tensor:
+        """log P(the row is drawn), (M,)."""
+        return self.drawn_I.index_select(0, row_M).log()
 
 
 class WholeCatalogue:

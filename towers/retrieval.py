@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from data.datamodule import RetrievalBatch, RetrievalData
 from data.features import HOUR_MS, ItemClock, pack
 from data.log import Log, Queries, hour_after, popularity_clocks
+from towers.asking import Asked, every_row
+from towers.blocked import of_rows
 from towers.evaluation import DotProduct, ItemLists, Ranking, beside_popularity, per_user, rank, slices, summary
 from towers.losses import choice_among_shown, sampled_softmax
 from towers.negatives import Candidates, distinct
@@ -37,15 +39,21 @@ def joint(total: Tensor) -> Tensor:
     return total
 
 
+def there(**columns: Tensor | None) -> dict[str, Tensor]:
+    """The columns that a batch has: a loss that cannot heed one is not called as if it were not there."""
+    return {name: column for name, column in columns.items() if column is not None}
+
+
 class RetrievalTask(L.LightningModule):
     """Trains a user tower and an item tower. The partials are called with what only the data know.
 
     `item_tower(width, features, priors)`, `user_tower(width, moment_sizes, users, priors)` and `negatives(count_I, batch_size)` make the
-    parts; `loss` is called as `towers.losses.sampled_softmax` is; `dense_optimizer(params)` is for the networks, row-wise Adagrad at
-    `table_lr` for the embedding tables. For each of
-    `popularity_half_lives_days` an item's vector has a column that says how popular it was just before the hour (train those with
-    batches `by_hour`: a batch has one hour, that of its earliest row). `popularity_age_days` is how old those columns may be when
-    they are asked: 0 where they are refreshed by the hour, the length of the test where a table is made once and then tested.
+    parts; `ask` says how a batch is asked (`towers.asking`); `loss` is called as `towers.losses.sampled_softmax` is, with `row_B` where
+    rows share queries and `negative_N` where not all candidates are negatives; `dense_optimizer(params)` is for the networks, row-wise
+    Adagrad at `table_lr` for the embedding tables. For each of `popularity_half_lives_days` an item's vector has a column that says how
+    popular it was just before the hour (train those with batches `by_hour`: a batch has one hour, that of its earliest row).
+    `popularity_age_days` is how old those columns may be when they are asked: 0 where they are refreshed by the hour, the length of the
+    test where a table is made once and then tested.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class RetrievalTask(L.LightningModule):
         popularity_age_days: float,
         dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         loss: Callable[..., Tensor] = sampled_softmax,
+        ask: Callable[..., Asked] = every_row,
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
@@ -71,6 +80,7 @@ class RetrievalTask(L.LightningModule):
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
         self.loss, self.normaliser, self.beside, self.dense_optimizer = loss, data.bias.normaliser, data.bias.beside, dense_optimizer
+        self.ask = ask
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -104,14 +114,16 @@ class RetrievalTask(L.LightningModule):
             clock.to(lambda array: torch.as_tensor(array, device=self.device)) for clock in popularity_clocks(log, self.half_lives_days)
         )
 
-    def on_fit_start(self) -> None:
-        """The clocks of the training part, where the model now is; what the bias leaves of it; and negatives that know how many batches
-        are joined."""
-        self.clocks = self.clocks_of(self.train_log)
-        data: RetrievalData = self.trainer.datamodule
-        tell_diagnostics(data.diagnostics(), self.trainer.loggers)
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Negatives that know how many batches are joined, and are told of epochs and batches if they wish to be."""
         if self.trainer.world_size > 1:
-            self.negatives = self.make_negatives(batch_size=data.batch_size * self.trainer.world_size)
+            self.negatives = self.make_negatives(batch_size=self.trainer.datamodule.batch_size * self.trainer.world_size)
+        return [self.negatives] if isinstance(self.negatives, L.Callback) else []
+
+    def on_fit_start(self) -> None:
+        """The clocks of the training part, where the model now is, and what the bias leaves of it."""
+        self.clocks = self.clocks_of(self.train_log)
+        tell_diagnostics(self.trainer.datamodule.diagnostics(), self.trainer.loggers)
 
     def training_step(self, batch: RetrievalBatch, _) -> Tensor:
         """One batch: choose candidates, look up what it needs once, ask, and pick the right one."""
@@ -119,18 +131,21 @@ class RetrievalTask(L.LightningModule):
         row_M, hour = candidates.row_M, self.hour_known(batch.now_B) if self.clocks else None
         asked_N = torch.cat([row_M, batch.skipped_row_BS.flatten()]) if batch.skipped_row_BS.numel() else row_M
         asked_ND, input_RD, history_BL = self.look_up(asked_N, batch.history_row_BL)
-        vector_ND, query_BD = self.item_tower.vector(asked_ND, self.priors(asked_N, hour)), self.user_tower.ask(batch, input_RD, history_BL)
+        vector_ND = self.item_tower.vector(asked_ND, self.priors(asked_N, hour))
+        asked = self.ask(self.user_tower, batch, input_RD, history_BL)
         vector_MD, skipped_BSD = vector_ND[: len(row_M)], vector_ND[len(row_M) :].view(*batch.skipped_row_BS.shape, vector_ND.shape[1])
         loss = self.loss(
-            query_BD,
+            asked.query_QD,
             vector_MD,
             target_B=candidates.target_B,
             log_q_M=self.negatives.log_q(row_M, self.priors(row_M, hour)),
             weight_B=batch.weight_B,
             temperature=self.temperature,
             weight_sum=joint(self.normaliser(batch.weight_B)),
+            **there(row_B=asked.row_B, negative_N=candidates.negative_N),
         )
         if self.beside:
+            query_BD = of_rows(asked.query_QD, asked.row_B)
             loss = loss + self.beside * choice_among_shown(
                 (query_BD * vector_MD[candidates.target_B]).sum(1) / self.temperature,
                 torch.einsum("bd,bsd->bs", query_BD, skipped_BSD) / self.temperature,
