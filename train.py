@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> float:
     keep_memory()
     run = begun(cfg, Path(hydra_cfg.runtime.output_dir))
     if run.value is not None:
-        logger.warning("%s is finished; remove it, or take another folder, to train anew", run.folder)
+        logger.warning("%s is finished; remove it, or take another folder, to train anew", run.checkpoints.parent)
         return run.value
     L.seed_everything(cfg.seed, verbose=False)
     tables = instantiate(cfg.data)
