@@ -5,7 +5,6 @@ Shapes: B rows · L history length · D width · R distinct items · Q queries.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
