@@ -51,8 +51,8 @@ def test_with_dropout_too(monkeypatch):
 
 
 def test_nothing_of_the_towers_is_kept_for_the_gradient_of_chunks():
-    """What the user tower keeps from forward to backward, beside what it was given: with chunks nothing, else over thirty numbers for each that
-    it answers."""
+    """What the user tower keeps from forward to backward, beside what it was given: with chunks nothing, else over thirty numbers for each
+    that it answers."""
     data = data_of(small()[1])
     task, batch = task_of(data), batch_of(data, 200)
     _, input_RD, history_BL = task.look_up(batch.item_row_B.unique(), batch.history_row_BL)

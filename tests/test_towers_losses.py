@@ -115,7 +115,9 @@ def test_half_precision_queries_meet_full_precision_candidates():
     arguments = {"target_B": target, "log_q_M": log_q, "weight_B": weight, "temperature": 0.5}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = sampled_softmax(query.bfloat16(), candidate, **arguments)
-    assert mixed.dtype == torch.float32 and mixed.item() == pytest.approx(sampled_softmax(query, candidate, **arguments).item(), rel=2e-2)
+        narrow = sampled_softmax(query.bfloat16(), candidate.bfloat16(), **arguments)
+    full = sampled_softmax(query, candidate, **arguments).item()
+    assert mixed.dtype == narrow.dtype == torch.float32 and [mixed.item(), narrow.item()] == pytest.approx([full, full], rel=2e-2)
 
 
 def heads(logit, label, weight, normaliser):

@@ -5,7 +5,6 @@ Shapes: B rows · L history length · D width · R distinct items · Q queries.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,6 +36,9 @@ def in_chunks(tower: nn.Module, batch: RetrievalBatch, input_RD: Tensor, history
     at them, and each chunk is computed anew to pass its part on. Random numbers are those of the first time, so that the gradient is
     the whole batch's, dropout or none, for one more pass forward.
     """
-    chunks = zip(zip(*(column.split(rows) for column in batch), strict=True), history_BL.split(rows), strict=True)
-    queries = [checkpoint(tower.ask, RetrievalBatch(*columns), input_RD, history_bL, use_reentrant=False) for columns, history_bL in chunks]
-    return Asked(torch.cat(queries), None)
+    query_BD = input_RD.new_empty(len(history_BL), input_RD.shape[1])  # one place: many small ones would lie between what chunks free
+    for start in range(0, len(query_BD), rows):
+        part = slice(start, start + rows)
+        chunk = RetrievalBatch(*(column[part] for column in batch))
+        query_BD[part] = checkpoint(tower.ask, chunk, input_RD, history_BL[part], use_reentrant=False)
+    return Asked(query_BD, None)

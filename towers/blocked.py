@@ -56,8 +56,8 @@ class _Softmax(torch.autograd.Function):
             place_p = row_p * M + target_P[first:end]
             logit_qM = torch.addmm(bias_M, query_qD, candidate_MD.T, alpha=1 / temperature, out=buffer[: len(query_qD)])
             flat = logit_qM.view(-1)
-            own_p = flat.index_select(0, place_p) + lift_P[first:end]
-            flat.index_copy_(0, place_p, own_p)
+            own_p = flat.index_select(0, place_p).to(wide) + lift_P[first:end]
+            flat.index_copy_(0, place_p, own_p.to(flat.dtype))
             peak_q1 = logit_qM.amax(1, keepdim=True)
             exp_qM = logit_qM.sub_(peak_q1).exp_()
             sum_q1 = exp_qM.sum(1, keepdim=True, dtype=wide)

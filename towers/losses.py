@@ -81,7 +81,8 @@ def refined_softmax(
     negatives and P̂ = e^s / (e^s + Σ_d e^(s_d − log q_d)): its gradient, (1 − P̂)·(Σ_d softmax_d ∇s_d − ∇s), is that of this formula, whose
     value besides is an estimate of the full softmax's. With q_d = P(d among the candidates) the sum is the Horvitz–Thompson estimate of
     that over the whole catalogue, and right on average whatever was drawn; they divide as many draws by their conditional
-    q_d / (1 − q_own), which is the same. Rows that share a query share what is there for certain.
+    q_d / (1 − q_own), which is the same. So log q may not be one up to a constant, as that of `InBatchOfTheHour` is. Rows that share a
+    query share what is there for certain.
     """
     return _softmax(
         query_QD, candidate_MD, target_B, log_q_M, torch.zeros_like(weight_B), shares(weight_B, weight_sum), temperature, row_B, negative_N,
