@@ -14,13 +14,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
 import numpy as np
-import polars as pl
 import pytorch_lightning as L
 import torch
 from hydra import compose, initialize
@@ -30,7 +28,7 @@ from torch import Tensor
 
 from bench.baseline_search import BASELINES, MATRIX, fit_baseline, search, told
 from data.log import Log, Queries, queries
-from data.split import TEST, TRAIN, VALIDATION, Cut, Split
+from data.split import TEST, VALIDATION, Split, rejoined
 from towers.evaluation import ItemLists, Ranking, Scorer, per_user, rank
 from towers.metrics import bootstrap_difference, bootstrap_mean, catalogue_coverage
 from towers.record import commit
@@ -114,13 +112,6 @@ def baseline(name: str, log: Log, matrix: Mapping[str, tuple], populations: tupl
     return result
 
 
-def refit(split: Split) -> Split:
-    """The same test, and everything before it to learn from: validation becomes train. Its report, which counted parts, is left empty."""
-    part = pl.when(pl.col("part") == VALIDATION).then(pl.lit(TRAIN, pl.Int8)).otherwise(pl.col("part")).alias("part")
-    cut_ms = split.cut_ms and Cut(None, split.cut_ms.test)
-    return replace(split, events=split.events.with_columns(part), cut_ms=cut_ms, report={})
-
-
 class AfterEpoch(L.Callback):
     """Ranks the questions of one part after each epoch, and goes on as long as `enough(figures so far)` is not."""
 
@@ -158,7 +149,7 @@ def two_tower(cfg: DictConfig, split: Split, populations: tuple[str, ...], chose
     watch = AfterEpoch(VALIDATION, populations, chosen_by, lambda so_far: len(so_far) >= best_epoch(so_far) + patience)
     choosing = train(cfg, split, watch)
     epoch = best_epoch(choosing)
-    testing = train(cfg, refit(split), AfterEpoch(TEST, populations, chosen_by, lambda so_far: len(so_far) >= epoch))
+    testing = train(cfg, rejoined(split), AfterEpoch(TEST, populations, chosen_by, lambda so_far: len(so_far) >= epoch))
     result = {}
     for name in populations:
         result[name] = Result({"epochs": epoch}, [choosing[epoch - 1][name].aim], [testing[epoch - 1][name]])

@@ -254,6 +254,14 @@ def _seen_before(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter(pl.col("part") == TEST).join(earlier, on=["user_id", "item_id"], how="semi")
 
 
+def rejoined(split: Split) -> Split:
+    """The same test, and everything before it to learn from: validation becomes train, once it has chosen. Its report, which counted
+    parts, is left empty."""
+    part = pl.when(pl.col("part") == VALIDATION).then(pl.lit(TRAIN, pl.Int8)).otherwise(pl.col("part")).alias("part")
+    cut_ms = split.cut_ms and Cut(None, split.cut_ms.test)
+    return replace(split, events=split.events.with_columns(part), cut_ms=cut_ms, report={})
+
+
 def undivided(tables: Tables) -> Split:
     """All events in the training part: of a log that is told to a model that has learned already."""
     events = tables.events.sort(ORDER, maintain_order=True).with_columns(part=pl.lit(TRAIN, pl.Int8))

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from bench.baseline_search import all_events, interactions, liked_events, search
-from bench.quality import members, refit
+from bench.quality import members
 from data.log import queries, read_log
-from data.split import TEST, TRAIN, VALIDATION, by_time, check_no_leak, leave_last_out
+from data.split import TEST, TRAIN, VALIDATION, by_time, check_no_leak, leave_last_out, rejoined
 from tests.logs import small, tables
 
 
@@ -24,7 +24,7 @@ def test_a_search_ends_where_no_single_axis_improves_and_tries_nothing_twice():
 
 def test_a_refit_learns_from_validation_and_leaves_the_test_as_it_was():
     split = small()[0]
-    again = refit(split)
+    again = rejoined(split)
     check_no_leak(again)
     np.testing.assert_array_equal(again.part == TEST, split.part == TEST)
     np.testing.assert_array_equal(again.part == TRAIN, split.part < TEST)
@@ -35,7 +35,7 @@ def test_a_refit_learns_from_validation_and_leaves_the_test_as_it_was():
 def test_a_refit_asks_the_same_questions():
     rows = [(user, item, "click", 1000 * place) for user in "ab" for place, item in enumerate("wxyz")]
     split = leave_last_out(tables(rows))
-    before, after = (queries(read_log(each), TEST) for each in (split, refit(split)))
+    before, after = (queries(read_log(each), TEST) for each in (split, rejoined(split)))
     for name in ("user_row_Q", "now_Q", "target_row", "seen_offset", "seen_row"):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 

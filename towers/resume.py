@@ -62,7 +62,7 @@ def begun(cfg: DictConfig, folder: Path) -> Begun:
     there, checkpoint = (path, path / CHECKPOINTS / LAST) if path.is_dir() else (path.parent.parent, path)
     if not (there / SETTINGS).is_file():
         raise ResumeError(f"resume={cfg.resume}: there is no {there / SETTINGS}; give the folder of a run, or a checkpoint within it")
-    page = json.loads((there / PAGE).read_text()) if (there / PAGE).is_file() else {"run_id": None, "value": None}
+    page = read_page(there)
     other = tuple(_others(cfg, there))
     if checkpoint.is_file():
         check_checkpoint(checkpoint)
@@ -97,6 +97,11 @@ def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def write_page(folder: Path, run_id: str, mlflow: str, value: float | None = None) -> None:
     """`run.json`: the id of the run, or sweep, that a folder is, the store that knows it, and the value of one that is finished."""
     write_whole(folder / PAGE, json.dumps({"run_id": run_id, "mlflow": mlflow, "value": value}))
+
+
+def read_page(folder: Path) -> dict[str, Any]:
+    """What `write_page` wrote; of a folder without one, that nothing is known."""
+    return json.loads((folder / PAGE).read_text()) if (folder / PAGE).is_file() else {"run_id": None, "value": None}
 
 
 def write_whole(path: Path, text: str) -> None:
