@@ -5,7 +5,7 @@ import math
 import torch
 
 from towers.encoders import AttentionEncoder, MeanEncoder
-from towers.two_tower import ItemTower, UnitNorm, UserTower, prior
+from towers.two_tower import IdItemTower, ItemTower, UnitNorm, UserTower, prior
 
 
 def item_tower(id_dropout=0.5):
@@ -49,6 +49,13 @@ def test_towers_script_to_what_they_are():
         torch.testing.assert_close(torch.jit.script(tower)(*question()), tower(*question()))
     tower, feature = item_tower().eval(), torch.randn(3, 5)
     torch.testing.assert_close(torch.jit.script(tower)(feature), tower(feature))
+
+
+def test_an_item_that_is_only_an_id_and_has_none_is_nothing():
+    tower, feature = IdItemTower(width=4, features=3, priors=1, norm=UnitNorm()), torch.randn(2, 3)
+    assert torch.equal(torch.jit.script(tower)(feature), torch.zeros(2, 8, dtype=torch.float16))
+    id_RD = torch.tensor([[3.0, 4.0, 0.0, 7.0]])
+    torch.testing.assert_close(tower.vector(tower.input(id_RD, feature), torch.tensor([[0.5]])), torch.tensor([[0.6, 0.8, 0.0, 0.5]]))
 
 
 def test_taste_is_of_length_one_and_popularity_begins_as_a_prior_of_power_one():

@@ -162,6 +162,7 @@ class IdItemTower(nn.Module):
 
     def __init__(self, *, width: int, features: int, priors: int, norm: nn.Module):
         super().__init__()
+        self.width = width
         self.taste = width - priors
         self.norm = norm
 
@@ -172,6 +173,10 @@ class IdItemTower(nn.Module):
     def vector(self, input_RD: Tensor, prior_RP: Tensor) -> Tensor:
         """The retrieval half, (R, D): D − P columns of taste, then the P columns of popularity."""
         return beside(self.norm(taste_of(input_RD, self.taste)), prior_RP)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """The row of items without an embedding, (B, F) → (B, 2 D) float16: nothing, so that they are never near and never in the way."""
+        return torch.zeros(feature.shape[0], 2 * self.width, device=feature.device, dtype=torch.float16)
 
 
 class IdUserTower(nn.Module):
