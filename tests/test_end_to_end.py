@@ -264,7 +264,11 @@ def test_everything_about_a_run_is_in_mlflow(trained):
         assert run_.data.params["seed"] == "0"
         artifacts = {artifact.path for artifact in client.list_artifacts(run_.info.run_id)}
         assert {"config.yaml", "test_topk.parquet", "figures", "model"} <= artifacts
-        assert client.search_model_versions(f"name = '{run_.info.run_name}'")
+        figures = {artifact.path for artifact in client.list_artifacts(run_.info.run_id, "figures")}
+        assert {"figures/calibration.png", "figures/recall_by_popularity_decile.png", "figures/embedding_map_by_genre.png"} <= figures
+        assert {"train/grad_norm", "train/seconds", "system/memory_mib", "val/best"} <= run_.data.metrics.keys()
+        assert all(f"**{part}.** " in run_.data.tags["mlflow.note.content"] for part in ("Question", "Changed", "Result"))
+        assert client.get_model_version_by_alias(run_.info.run_name, "challenger").run_id == run_.info.run_id
     lists = pl.read_parquet(next((trained / "runs").glob("*two_tower/test_topk.parquet")))
     assert lists.columns == ["user_id", "item_ids", "scores"] and lists["item_ids"].list.len().max() == 100
     assert lists["scores"].list.diff().list.max().max() <= 0
