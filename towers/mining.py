@@ -12,6 +12,7 @@ from torch import Tensor
 from data.datamodule import RetrievalBatch
 from data.frequency import log_in_batch
 from data.log import Log, Queries
+from data.split import seen_targets_miss
 from towers.evaluation import DotProduct, ItemLists, rank
 from towers.negatives import Candidates, choose, every_rank
 
@@ -88,5 +89,5 @@ def at_the_end(log: Log) -> Queries:
     nothing = np.zeros(len(user_row_Q) + 1, np.int64)
     return Queries(
         log, user_row_Q, start_Q, end_Q, log.timestamp_E[end_Q - 1], log.moment_EC[end_Q - 1],
-        nothing, np.zeros(0, np.int64), np.concatenate([[0], end_Q]), log.item_row_E,
+        nothing, np.zeros(0, np.int64), np.concatenate([[0], end_Q]), log.item_row_E, seen_targets_miss,
     )  # fmt: skip
