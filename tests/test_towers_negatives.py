@@ -110,6 +110,7 @@ def _of(asked, at):
     return asked.__class__(
         asked.history, asked.user_row_Q[at : at + 1], asked.start_Q[at : at + 1], asked.end_Q[at : at + 1], asked.now_Q[at : at + 1],
         asked.moment_QC[at : at + 1], np.zeros(2, np.int64), np.zeros(0, np.int64), np.array([0, end - start]), asked.seen_row[start:end],
+        asked.seen_policy,
     )  # fmt: skip
 
 
