@@ -44,7 +44,7 @@ from data.features import moment, pack
 from data.impressions import events_before, frame, shown
 from data.log import Log, Queries, read_log
 from data.outcomes import Attention
-from data.split import VALIDATION, by_time
+from data.split import VALIDATION, by_time, seen_targets_miss
 from data.world import World
 from towers.negatives import InBatchNegatives
 from towers.record import commit
@@ -112,7 +112,19 @@ class Case:
         )  # fmt: skip
         nothing = np.zeros(len(user_U) + 1, np.int64)
         start_U, end_U = log.offset_U1[user_U], log.offset_U1[user_U + 1]
-        return Queries(log, user_U, start_U, end_U, now_U, moment_UC, nothing, nothing[:0], np.append(start_U, end_U[-1:]), log.item_row_E)
+        return Queries(
+            log,
+            user_U,
+            start_U,
+            end_U,
+            now_U,
+            moment_UC,
+            nothing,
+            nothing[:0],
+            np.append(start_U, end_U[-1:]),
+            log.item_row_E,
+            seen_targets_miss,
+        )
 
     @cached_property
     def gain_UI(self) -> np.ndarray:
