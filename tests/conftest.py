@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from serve import local_triton
 from serve.triton import Client
@@ -19,6 +20,9 @@ from tests.consoles import Watched
 from tests.consoles import watched as watched_server
 from tests.pages import bin_folder, demonstrated, shell
 from tests.stores import RedisServer
+
+settings.register_profile("laws", deadline=None)  # a law holds however slow the machine; speed is measured in bench/
+settings.load_profile("laws")
 
 __all__ = ["bin_folder", "demonstrated", "shell"]  # fixtures
 
