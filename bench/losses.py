@@ -4,6 +4,8 @@
 
 Each row of a table is a process of its own. Memory is what its peak (VmHWM) rises by from just before a step to after its gradient.
 
+Blocks of a MiB and more are fresh from the kernel then, which costs seconds that training, whose malloc keeps them, does not spend.
+
 - full softmax: queries against all of a catalogue, 64 wide, loss and both gradients; beside it the vectors and their gradients, which are
   (B + I)·D numbers twice, and the B × I logits that are never stored.
 - large batches: one step of `task=two_tower` on Gowalla, histories of 50, its queries kept, or in chunks of 1,024 (`towers.asking`).
@@ -11,6 +13,7 @@ Each row of a table is a process of its own. Memory is what its peak (VmHWM) ris
 """
 
 import argparse
+import ctypes
 import json
 import os
 import time
@@ -22,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py
 import torch
 
 from towers.losses import sampled_softmax
-from towers.memory import keep_memory
+from towers.memory import M_MMAP_THRESHOLD, keep_memory
 from towers.record import commit
 
 D, CHUNK = 64, 1_024
@@ -41,6 +44,9 @@ def peak() -> int:
 
 def rise(step) -> dict[str, float]:
     """How much the peak rises while `step` runs, and its seconds."""
+    malloc = ctypes.CDLL(None)
+    malloc.mallopt(M_MMAP_THRESHOLD, 1 << 20)  # blocks of a MiB are given back when freed: the peak is what is held, not what malloc keeps
+    malloc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
     before, start = peak(), time.perf_counter()
     step()
