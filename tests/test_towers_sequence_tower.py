@@ -103,7 +103,7 @@ def test_hstu_by_hand():
     s = SiLU(2) = 1.7616; the second state mixes with weights SiLU(s² + b) / 2 over two equal values, its norm gives 3, gated by s: the
     state is x + 3 s.
     """
-    block = HSTUBlock(1, 1, 0.0, 4, 4)
+    block = HSTUBlock(1, 1, 0.0, 4)
     with torch.no_grad():
         for linear in (block.uvqk, block.out):
             linear.weight.fill_(1.0)

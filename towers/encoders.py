@@ -7,6 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+AGE_BUCKETS = 32
+
+
+def age_bucket(age_minutes: Tensor) -> Tensor:
+    """Which of `AGE_BUCKETS` an age lies in, by its logarithm: the buckets double, the last holds all from 4,000 years on."""
+    return torch.log2(age_minutes.float() + 1).long().clamp(max=31)
+
 
 class MeanEncoder(nn.Module):
     """A weighted mean; how much an event weighs is read off the event itself. An empty history is the zero state."""
@@ -120,7 +127,7 @@ class HSTUBlock(nn.Module):
     number of events a state knows: the norm undoes either.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, max_length: int, age_buckets: int):
+    def __init__(self, width: int, heads: int, dropout: float, max_length: int):
         super().__init__()
         self.heads = heads
         self.dropout = float(dropout)
@@ -129,7 +136,7 @@ class HSTUBlock(nn.Module):
         self.mixed_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
         self.place = nn.Embedding(max_length, heads)
-        self.time = nn.Embedding(age_buckets, heads)
+        self.time = nn.Embedding(AGE_BUCKETS, heads)
         for table in (self.place, self.time):
             nn.init.normal_(table.weight, std=0.02)
 
@@ -151,11 +158,10 @@ class HSTU(nn.Module):
         ValueError: `width` is not a multiple of `heads`.
     """
 
-    def __init__(self, width: int, *, blocks: int = 2, heads: int = 1, dropout: float = 0.2, max_length: int = 1000, age_buckets: int = 32):
+    def __init__(self, width: int, *, blocks: int = 2, heads: int = 1, dropout: float = 0.2, max_length: int = 1000):
         super().__init__()
         _check(width, heads)
-        self.last_bucket = age_buckets - 1
-        self.blocks = nn.ModuleList(HSTUBlock(width, heads, dropout, max_length, age_buckets) for _ in range(blocks))
+        self.blocks = nn.ModuleList(HSTUBlock(width, heads, dropout, max_length) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, event_BLD: Tensor, window_BL: Tensor, place_BL: Tensor, age_minutes_BL: Tensor) -> Tensor:
@@ -164,8 +170,7 @@ class HSTU(nn.Module):
         share_BLL = see_BLL.to(event_BLD.dtype) / see_BLL.sum(2, keepdim=True).clamp(min=1)
         back_BLL = (place_BL[:, :, None] - place_BL[:, None, :]).clamp(min=0)
         asked_BL = F.pad(age_minutes_BL[:, 1:] * (window_BL[:, 1:] == window_BL[:, :-1]).long(), [0, 1])
-        age_BLL = (age_minutes_BL[:, None, :] - asked_BL[:, :, None]).clamp(min=0)
-        bucket_BLL = torch.log2(age_BLL.float() + 1).long().clamp(max=self.last_bucket)
+        age_bucket_BLL = age_bucket((age_minutes_BL[:, None, :] - asked_BL[:, :, None]).clamp(min=0))
         for block in self.blocks:
-            event_BLD = block(event_BLD, share_BLL, back_BLL, bucket_BLL)
+            event_BLD = block(event_BLD, share_BLL, back_BLL, age_bucket_BLL)
         return self.norm(event_BLD)

@@ -25,12 +25,13 @@ class Chosen(NamedTuple):
 
 
 def choosing(cfg: DictConfig, run: Begun) -> tuple[DictConfig, Begun]:
-    """The run that chooses for `run`: the same settings, on the training part alone, and no model is kept of it."""
+    """The run that chooses for `run`: the same settings, on the training part alone; it is not tested, and no model is kept of it."""
     cfg = cfg.copy()
     OmegaConf.update(cfg, "refit", False)
     OmegaConf.update(cfg, "resume", None)
     OmegaConf.update(cfg, "name", f"{cfg.name}_choosing")
     OmegaConf.update(cfg, "task.save", None)
+    OmegaConf.update(cfg, "trainer.trainer.limit_test_batches", 0, force_add=True)
     folder = run.checkpoints.parent / "choosing"
     folder.mkdir(exist_ok=True)
     return cfg, begun(cfg, folder)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from data.datamodule import RetrievalBatch
 from data.features import EVENT_CODES, PAD
 from data.sequences import NOBODY, SequenceBatch
-from towers.two_tower import AGE_BUCKETS, PRIOR_SCALE, age_bucket, beside, taste_of
+from towers.encoders import AGE_BUCKETS, age_bucket
+from towers.two_tower import Powers, beside, taste_of
 
 
 class SequenceTower(nn.Module):
@@ -46,11 +47,7 @@ class SequenceTower(nn.Module):
         self.encoder = encoder(width)
         self.drop = nn.Dropout(float(dropout))
         self.taste = width - priors
-        self.prior = nn.Linear(width, priors)
-        nn.init.zeros_(self.prior.weight)
-        nn.init.ones_(self.prior.bias)
-        self.prior.requires_grad_(priors > 0)
-        self.prior_start = 0.1 / PRIOR_SCALE / max(priors, 1)
+        self.prior = Powers(width, priors)
         self.norm = norm
 
     def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
@@ -71,7 +68,7 @@ class SequenceTower(nn.Module):
         told_BD = state_BD + since_BD
         for column, table in enumerate(self.moment):
             told_BD = told_BD + table(moment_BC[:, column])
-        return beside(self.norm(taste_of(told_BD, self.taste)), self.prior_start * self.prior(told_BD))
+        return beside(self.norm(taste_of(told_BD, self.taste)), self.prior(told_BD))
 
     @torch.jit.unused
     def ask(self, batch: RetrievalBatch | SequenceBatch, input_RD: Tensor, history_BL: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from data.datamodule import RetrievalBatch
 from data.features import EVENT_CODES, PAD
+from towers.encoders import AGE_BUCKETS, age_bucket
 from towers.rowwise_adagrad import lookup_distinct
 
-AGE_BUCKETS = 32
 PRIOR_SCALE = 0.03
 """What a popularity column of a vector is multiplied by: small, so that nearness of items stays a matter of taste."""
 
@@ -33,17 +33,28 @@ def taste_of(x_RD: Tensor, columns: int) -> Tensor:
     return x_RD if x_RD.shape[1] == columns else x_RD[:, :columns]
 
 
-def age_bucket(age_minutes: Tensor) -> Tensor:
-    """Which of `AGE_BUCKETS` an age lies in, by its logarithm: the buckets double, the last holds all from 4,000 years on."""
-    return torch.log2(age_minutes.float() + 1).long().clamp(max=31)
-
-
 class UnitNorm(nn.Module):
     """To the unit sphere: the dot product of two such vectors is their cosine."""
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """(B, D) → (B, D) of length 1."""
         return F.normalize(x_BD, dim=-1)
+
+
+class Powers(nn.Linear):
+    """How much each of `priors` popularity columns counts for whoever asks, read off (B, `told`): at a temperature of 0.1 the columns begin
+    as a prior of power one."""
+
+    def __init__(self, told: int, priors: int):
+        super().__init__(told, priors)
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
+        self.requires_grad_(priors > 0)  # of none there is nothing to learn, and DDP waits for every gradient that is announced
+        self.start = 0.1 / PRIOR_SCALE / max(priors, 1)
+
+    def forward(self, told_BD: Tensor) -> Tensor:
+        """(B, told) → (B, P)."""
+        return self.start * F.linear(told_BD, self.weight, self.bias)
 
 
 class ItemTower(nn.Module):
@@ -118,11 +129,7 @@ class UserTower(nn.Module):
         self.drop = nn.Dropout(float(dropout))
         self.mix = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(float(dropout)), nn.Linear(hidden, width))
         self.taste = width - priors
-        self.prior = nn.Linear(2 * width, priors)
-        nn.init.zeros_(self.prior.weight)
-        nn.init.ones_(self.prior.bias)
-        self.prior.requires_grad_(priors > 0)  # of none there is nothing to learn, and DDP waits for every gradient that is announced
-        self.prior_start = 0.1 / PRIOR_SCALE / max(priors, 1)  # at a temperature of 0.1 the popularities begin as a prior of power one
+        self.prior = Powers(2 * width, priors)
         self.norm = norm
 
     def forward(self, history: Tensor, event_code: Tensor, age_minutes: Tensor, moment: Tensor) -> Tensor:
@@ -135,7 +142,7 @@ class UserTower(nn.Module):
             moment_BD = moment_BD + table(moment[:, column])
         both_BD = torch.cat([state_BD, moment_BD], dim=1)
         taste_BD = taste_of(state_BD + self.mix(both_BD), self.taste)
-        return beside(self.norm(taste_BD), self.prior_start * self.prior(both_BD))
+        return beside(self.norm(taste_BD), self.prior(both_BD))
 
     def said(self, event_code: Tensor, age_BL: Tensor) -> Tensor:
         """What was done and how long ago, (B, L, D): the sum of two embeddings. Outside training every pair's sum is made once and looked
