@@ -135,6 +135,40 @@ def each_alone(
     )  # fmt: skip
 
 
+class WholeLists:
+    """One epoch of users with all that they chose, for `towers.asking.every_list`. Called as `each_alone` is.
+
+    A row is a question, and its history is its own event: a user is the sum of theirs. A batch is whole users, of some `batch_size` rows
+    in all, as `order` has the users by when they were last there. `length` is for those who are asked later. Ranks take turns within
+    each batch.
+    """
+
+    def __init__(
+        self, events: Events, row_N: Tensor, *, length: int, order: Callable[[Tensor, int, torch.Generator], Tensor], batch_size: int,
+        seed: int, epoch: int, rank: int = 0, ranks: int = 1,
+    ):  # fmt: skip
+        self.events, self.row_N = events, row_N
+        count_U = events.user_row_E[row_N].unique_consecutive(return_counts=True)[1].cpu()
+        end_U = count_U.cumsum(0)
+        users = max(1, min(len(count_U), round(batch_size * len(count_U) / len(row_N)))) * ranks
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order_U = order(events.timestamp_E.cpu()[row_N.cpu()[end_U - 1]], users, generator)
+        self.batches = [users_S[rank::ranks] for users_S in order_U.split(users) if len(users_S) >= ranks]
+        self.start_U, self.count_U = end_U - count_U, count_U
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[RetrievalBatch]:
+        for user_S in self.batches:
+            count_S = self.count_U[user_S]
+            place_B = torch.arange(int(count_S.sum())) + torch.repeat_interleave(
+                self.start_U[user_S] - (count_S.cumsum(0) - count_S), count_S
+            )
+            batch = self.events.batch(self.row_N[place_B.to(self.row_N.device)], length=0)
+            yield batch._replace(history_row_BL=batch.item_row_B[:, None])
+
+
 def whole_part(part: int, *, there: bool) -> DataLoader:
     """A loader of one batch, the number of a part, or of none: an evaluation asks all its questions at once."""
     return DataLoader([part] if there else [], batch_size=None)

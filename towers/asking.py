@@ -5,6 +5,7 @@ Shapes: B rows · L history length · D width · R distinct items · Q queries.
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +28,13 @@ def every_user(tower: nn.Module, batch: RetrievalBatch, input_RD: Tensor, histor
     """A query for each distinct user, for towers that look at nothing else: so many rows of logits there are, not one a pair."""
     user_row_Q, row_B = batch.user_row_B.unique(return_inverse=True)
     return Asked(tower.ask(batch._replace(user_row_B=user_row_Q), input_RD, history_BL), row_B)
+
+
+def every_list(tower: nn.Module, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor) -> Asked:
+    """A query for each distinct user, of all of the user's rows together (`data.datamodule.WholeLists`), for towers of a sum."""
+    user_row_Q, row_B = batch.user_row_B.unique(return_inverse=True)
+    sum_QD = input_RD.new_zeros(len(user_row_Q), input_RD.shape[1]).index_add(0, row_B, F.embedding(history_BL[:, 0], input_RD))
+    return Asked(tower.query(sum_QD), row_B)
 
 
 def in_chunks(tower: nn.Module, batch: RetrievalBatch, input_RD: Tensor, history_BL: Tensor, *, rows: int) -> Asked:

@@ -73,6 +73,8 @@ class RetrievalTask(L.LightningModule):
         dense_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         loss: Callable[..., Tensor] = sampled_softmax,
         ask: Callable[..., Asked] = every_row,
+        graph: Callable[..., nn.Module] | None = None,
+        averaging: Callable[[], L.Callback] | None = None,
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
@@ -80,7 +82,7 @@ class RetrievalTask(L.LightningModule):
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
         self.loss, self.normaliser, self.beside, self.dense_optimizer = loss, data.bias.normaliser, data.bias.beside, dense_optimizer
-        self.ask = ask
+        self.ask, self.averaging = ask, averaging
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -88,6 +90,7 @@ class RetrievalTask(L.LightningModule):
         met_I = np.bincount(data.train_log.item_row_E, minlength=len(catalogue.item_ids)) > 0
         with torch.no_grad():  # an item that no training event is of starts as its content alone
             self.item_id.weight[torch.as_tensor(~met_I)] = 0.0
+        self.graph = graph(log=data.train_log) if graph else None
         self.half_lives_days = tuple(popularity_half_lives_days)
         priors = len(self.half_lives_days)
         self.item_tower = item_tower(width=width, features=catalogue.feature_IF.shape[1], priors=priors)
@@ -118,7 +121,8 @@ class RetrievalTask(L.LightningModule):
         """Negatives that know how many batches are joined, and are told of epochs and batches if they wish to be."""
         if self.trainer.world_size > 1:
             self.negatives = self.make_negatives(batch_size=self.trainer.datamodule.batch_size * self.trainer.world_size)
-        return [self.negatives] if isinstance(self.negatives, L.Callback) else []
+        averaging = [self.averaging()] if self.averaging else []
+        return [self.negatives, *averaging] if isinstance(self.negatives, L.Callback) else averaging
 
     def on_fit_start(self) -> None:
         """The clocks of the training part, where the model now is, and what the bias leaves of it."""
@@ -161,12 +165,16 @@ class RetrievalTask(L.LightningModule):
         """Inputs of the candidates (M, D), of the distinct items of candidates and histories (R, D), and where each event of the
         histories stands among those."""
         if not history_row_BL.numel():  # a tower that reads no history
-            input_MD = self.item_tower.input(lookup_distinct(self.item_id, row_M), self.feature_IF.index_select(0, row_M))
+            input_MD = self.item_tower.input(self.ids(row_M), self.feature_IF.index_select(0, row_M))
             return input_MD, input_MD, history_row_BL
         asked = torch.cat([row_M, history_row_BL.flatten()])
         row_R, place_N = distinct(asked, len(self.count_I))
-        input_RD = self.item_tower.input(lookup_distinct(self.item_id, row_R), self.feature_IF.index_select(0, row_R))
+        input_RD = self.item_tower.input(self.ids(row_R), self.feature_IF.index_select(0, row_R))
         return input_RD.index_select(0, place_N[: len(row_M)]), input_RD, place_N[len(row_M) :].view(history_row_BL.shape)
+
+    def ids(self, row_R: Tensor) -> Tensor:
+        """What is learned of distinct items themselves, (R, D): their embeddings, spread over the graph where there is one."""
+        return lookup_distinct(self.item_id, row_R) if self.graph is None else self.graph(self.item_id.weight).index_select(0, row_R)
 
     def hour_known(self, now_B: Tensor) -> Tensor:
         """The hour whose popularity a batch may see: that of its earliest row, or one up to `popularity_age_days` before."""
@@ -181,7 +189,8 @@ class RetrievalTask(L.LightningModule):
     @torch.no_grad()
     def item_rows(self, log: Log) -> Tensor:
         """The item table just after `log`, (I, 2 D) float32: the input half, then the vector half. In eval mode, as it is exported."""
-        input_ID = self.item_tower.input(self.item_id.weight, self.feature_IF)
+        id_ID = self.item_id.weight if self.graph is None else self.graph(self.item_id.weight)
+        input_ID = self.item_tower.input(id_ID, self.feature_IF)
         row_I, hour = torch.arange(len(input_ID), device=self.device), torch.tensor(hour_after(log), device=self.device)
         clocks, self.clocks = self.clocks, self.clocks_of(log)
         vector_ID = self.item_tower.vector(input_ID, self.priors(row_I, hour))
@@ -189,8 +198,9 @@ class RetrievalTask(L.LightningModule):
         return torch.cat([input_ID, vector_ID], dim=1)
 
     @torch.no_grad()
-    def queries(self, asked: Queries, input_ID: Tensor, *, block: int = 4096) -> Tensor:
-        """Query vectors (Q, D) of all questions."""
+    def queries(self, asked: Queries, input_ID: Tensor) -> Tensor:
+        """Query vectors (Q, D) of all questions, some at a time: as many as keep their histories small."""
+        block = max(1, min(4096, (1 << 18) // max(1, self.history_length)))
         blocks = [self._query_block(asked, slice(start, start + block), input_ID) for start in range(0, len(asked.user_row_Q), block)]
         return torch.cat(blocks)
 
@@ -279,7 +289,9 @@ class RetrievalTask(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
-        tables = [self.item_id.weight, *self.user_tower.tables()]
+        looked_up = [] if self.graph else [self.item_id.weight]  # a graph moves every row at each step
+        tables = [*looked_up, *self.user_tower.tables()]
         dense = [p for p in self.parameters() if p.requires_grad and not any(p is table for table in tables)]
-        rows = RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)
-        return TablesAndDense([rows, self.dense_optimizer(dense)]) if dense else rows
+        optimizers = [RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)] if tables else []
+        optimizers += [self.dense_optimizer(dense)] if dense else []
+        return TablesAndDense(optimizers) if len(optimizers) > 1 else optimizers[0]
