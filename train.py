@@ -29,7 +29,13 @@ from towers.warm_start import start_warm
 
 logger = logging.getLogger("train")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-NOISE = ("The number of training batches", ".*treespec, LeafSpec", ".*does not have many workers", "Initializing zero-element tensors")
+NOISE = (
+    "The number of training batches",
+    "Total length of `DataLoader` across ranks is zero",  # of a validation part, where there is none
+    ".*treespec, LeafSpec",
+    ".*does not have many workers",
+    "Initializing zero-element tensors",
+)
 for noise in NOISE:
     warnings.filterwarnings("ignore", message=noise)
 

@@ -122,7 +122,8 @@ USERS: Mapping[str, Column] = {
 class Tables:
     """What a reader yields. Every frame has exactly its schema's columns, in the schema's order.
 
-    `report` counts what was found and removed on the way in; whoever reads the tables shows it.
+    `report` counts what was found and removed on the way in; whoever reads the tables shows it. Where events are not `timed`, their
+    timestamps order each user's events and say nothing of two users.
     """
 
     events: pl.DataFrame
@@ -130,6 +131,7 @@ class Tables:
     users: pl.DataFrame
     impressions: pl.DataFrame
     report: Mapping[str, int] = field(default_factory=dict)
+    timed: bool = True
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when any value, column or row order of any table does."""

@@ -96,7 +96,7 @@ def by_time(
     (Meng et al., Exploring Data Splitting Strategies for the Evaluation of Recommendation Models, RecSys 2020: global timeline).
 
     Raises:
-        SplitError: quantiles not 0 < validation < test < 1, or so few instants that a part is empty.
+        SplitError: quantiles not 0 < validation < test < 1, times that are places in a list, or so few instants that a part is empty.
     """
     quantiles = [q for q in (validation_quantile, test_quantile) if q is not None]
     if not all(low < high for low, high in zip([0.0, *quantiles], [*quantiles, 1.0], strict=True)):
@@ -114,7 +114,7 @@ def by_days(tables: Tables, *, test_days: float, validation_days: float, seen_po
     `validation_days` before them. What is retrained every day is tested on days that no earlier training saw.
 
     Raises:
-        SplitError: days that are not positive, or so quiet that a part is empty.
+        SplitError: days that are not positive, times that are places in a list, or so quiet that a part is empty.
     """
     if not (test_days > 0 and validation_days > 0):
         raise SplitError(f"by_days: test_days {test_days} and validation_days {validation_days}: expected more than 0.")
@@ -124,6 +124,11 @@ def by_days(tables: Tables, *, test_days: float, validation_days: float, seen_po
 
 def _at(tables: Tables, cut: Cut, seen_policy: SeenPolicy, *, who: str, remedy: str) -> Split:
     time = tables.events["timestamp"]
+    if not tables.timed:
+        raise SplitError(
+            f"{who}: these times are places in each user's list (0, 1, 2 …), which say nothing of two users: take split=last_out, or"
+            " split=given where the data came in parts, or bring times with data=tables."
+        )
     part = (pl.col("timestamp") >= cut.test).cast(pl.Int8) * TEST
     if cut.validation is not None:
         part = pl.when(pl.col("timestamp").is_between(cut.validation, cut.test, closed="left")).then(VALIDATION).otherwise(part)

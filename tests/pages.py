@@ -83,7 +83,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def their_data(folder: Path) -> None:
-    """What walk-throughs call theirs: logs/*.parquet and films.csv of a shop's, and ml-latest-small in small."""
+    """What walk-throughs call theirs: logs/*.parquet and films.csv of a shop's, the same as lists, and ratings.csv."""
     rng = np.random.default_rng(0)
     taste_U = rng.integers(0, 4, 120)
     user_E = rng.integers(0, 120, 2400)
@@ -93,6 +93,10 @@ def their_data(folder: Path) -> None:
     log = pl.DataFrame({"visitor": [f"v{user}" for user in user_E], "sku": [f"s{film}" for film in film_E], "at": at_E})
     for part, name in enumerate(("2023-11", "2023-12")):
         log[1200 * part : 1200 * (part + 1)].write_parquet(folder / "logs" / f"{name}.parquet")
+    lists = log.group_by("visitor", maintain_order=True).agg(pl.col("sku").unique(maintain_order=True))
+    for name, part in {"sequences": slice(None), "train": slice(-2), "test": slice(-2, None)}.items():
+        told = [f"{visitor} {' '.join(items[part])}\n" for visitor, items in lists.rows()]
+        (folder / f"{name}.txt").write_text("".join(told))
     held_E = np.arange(2400) % 8 == 0  # what chance showed
     judged_E = rng.integers(1, 4, 2400) + 2 * (film_E % 4 == taste_U[user_E])
     ratings = {"user": user_E, "item": np.where(held_E, rng.integers(0, 60, 2400), film_E), "rating": judged_E, "at": at_E}

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from data.split import (
     LeakError,
     SplitError,
     as_given,
+    by_days,
     by_time,
     check_last_out,
     check_no_leak,
@@ -251,3 +253,13 @@ def test_movietweetings_by_time_has_the_known_positives():
     # those of whom at least one liked item was seen in training too: the ones a model without content can win
     findable = liked.join(train, on="item_id", how="semi").join(train, on="user_id", how="semi")
     assert findable["user_id"].n_unique() == 2_563
+
+
+def test_places_in_a_list_are_no_times_to_part_everybody_by(tmp_path):
+    path = tmp_path / "lists.txt"
+    path.write_text("\n".join(f"u{user} " + " ".join(f"i{user + place}" for place in range(20)) for user in range(9)))
+    lists = read_sequences(path)
+    for split in (by_time, partial(by_days, test_days=1, validation_days=1)):
+        with pytest.raises(SplitError, match=r"places in each user's list .* take split=last_out"):
+            split(lists)
+    assert by_time(replace(lists, timed=True)).report["events_test"]

@@ -28,13 +28,17 @@ KS = (1, 2, 5, 10, 20, 50, 100)
 
 
 def commit() -> str:
-    """The git commit of the code, `+changes` when the tree differs from it, `unknown` outside a checkout."""
+    """The git commit of the code, `+changes` when the tree differs from it in more than pages and results, `unknown` outside a checkout."""
     where = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
     if head.returncode:
         return "unknown"
     changes = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"], cwd=where, capture_output=True, text=True, check=False
+        ["git", "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)*.md", ":(top,exclude)bench/results"],
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 

@@ -6,6 +6,7 @@ its place in the user's list (0, 1, 2 …); a user's test events go on counting 
 the events of one user and says nothing about two users: split such data `given` or `last_out`, never by time.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -38,7 +39,7 @@ def read_lists(train: str | Path, test: str | Path) -> Tables:
         "users_with_an_empty_train_list": train_lists.filter(pl.col("items").list.len() == 0).height,
         "users_with_an_empty_test_list": test_lists.filter(pl.col("items").list.len() == 0).height,
     }
-    return check(events, users=users, source=f"{train} and {test}", report=report)
+    return replace(check(events, users=users, source=f"{train} and {test}", report=report), timed=False)
 
 
 def read_sequences(path: str | Path) -> Tables:
@@ -53,14 +54,14 @@ def read_sequences(path: str | Path) -> Tables:
     lists = _lines(path, "data.path")
     report = {"users_with_an_empty_list": lists.filter(pl.col("items").list.len() == 0).height}
     events = _events(lists.with_columns(first=pl.lit(0, pl.Int64)))
-    return check(events, users=lists.select("user_id"), source=str(path), report=report)
+    return replace(check(events, users=lists.select("user_id"), source=str(path), report=report), timed=False)
 
 
 def _lines(path: str | Path, key: str) -> pl.DataFrame:
     """One row a line: user_id, items (list of ids)."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; set {key}=… to a file of lines `user item item …`.")
+        raise FileNotFoundError(f"{path}: no such file; set {key}=… to a file of lines `user item item …`, or DATA_ROOT where it is named.")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as broken:
