@@ -326,7 +326,8 @@ def main() -> None:
                 continue
             if asked.again:
                 shutil.rmtree(folder_of(experiment, seed, settings), ignore_errors=True)
-            records = keep(records, run(experiment, seed, settings))
+            record = run(experiment, seed, settings)
+            records = keep(read(), record)  # what another call wrote meanwhile stays
             write(records)
     write(records)
     print(rendered(records))
