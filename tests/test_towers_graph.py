@@ -14,7 +14,6 @@ from data.split import TEST, TRAIN, as_given
 from tests.logs import small
 from tests.test_towers_retrieval import data_of, task_of, trainer
 from towers.asking import every_list
-from towers.averaging import moving_average
 from towers.graph import ItemGraph, SumTower
 from towers.negatives import WholeCatalogue
 from towers.saved import SavedRetrieval, save_retrieval
@@ -75,7 +74,7 @@ def test_it_is_lightgcn_of_items_alone(hops):
         layer = whole @ layer
         total += layer
     ours_ID = ItemGraph(log=log, hops=hops)(row_ID.float())
-    np.testing.assert_allclose(ours_ID * np.sqrt(count_I.clip(1))[:, None], total[users:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours_ID.numpy() * np.sqrt(count_I.clip(1))[:, None], total[users:], rtol=1e-4, atol=1e-5)
     there = edges.sum(1) > 0
     sum_UD = torch.nn.functional.normalize(torch.as_tensor(edges[there]) @ ours_ID.double(), dim=1)
     np.testing.assert_allclose(sum_UD, torch.nn.functional.normalize(torch.as_tensor(total[:users][there]), dim=1), rtol=1e-4, atol=1e-5)
@@ -146,9 +145,9 @@ def test_a_user_is_the_sum_of_what_they_liked_however_they_are_asked():
 
 
 def test_it_learns_and_is_saved_as_it_ranks(tmp_path):
-    """Three epochs halve what is left of the loss' way to nothing learned, and the saved vectors are those that rank."""
+    """Five epochs are better than chance, and the saved vectors are those that rank."""
     data = lists_of(small()[1])
-    task = learner(data, averaging=partial(moving_average, 0.5))
+    task = learner(data)
     fit = trainer(max_epochs=5)
     fit.fit(task, data)
     assert float(fit.callback_metrics["train/loss"]) < 0.9 * np.log(len(data.log.catalogue.item_ids))

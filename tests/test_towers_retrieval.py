@@ -313,3 +313,11 @@ def test_a_checkpoint_cut_short_is_refused_by_name(tmp_path):
             check_checkpoint(tmp_path / "last.ckpt")
     with pytest.raises(SavedModelError, match="absent"):
         check_checkpoint(tmp_path / "absent")
+
+
+def test_a_scheduler_moves_the_rates_of_tables_and_networks_alike():
+    """A straight line to 0 in four epochs: after two, half of what each began with."""
+    data = data_of(small()[1])
+    task, fit = task_of(data, scheduler=partial(torch.optim.lr_scheduler.PolynomialLR, total_iters=4)), trainer(max_epochs=2)
+    fit.fit(task, data)
+    assert [group["lr"] for group in fit.optimizers[0].param_groups] == pytest.approx([0.05 / 2, 3e-3 / 2])

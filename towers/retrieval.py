@@ -50,7 +50,8 @@ class RetrievalTask(L.LightningModule):
     `item_tower(width, features, priors)`, `user_tower(width, moment_sizes, users, priors)` and `negatives(count_I, batch_size)` make the
     parts; `ask` says how a batch is asked (`towers.asking`); `loss` is called as `towers.losses.sampled_softmax` is, with `row_B` where
     rows share queries and `negative_N` where not all candidates are negatives; `dense_optimizer(params)` is for the networks, row-wise
-    Adagrad at `table_lr` for the embedding tables. For each of `popularity_half_lives_days` an item's vector has a column that says how
+    Adagrad at `table_lr` for the embedding tables, `scheduler(optimizer)` for the learning rates of both. `graph(log)` spreads the items'
+    own embeddings over who liked what; `dense_optimizer` moves them then. For each of `popularity_half_lives_days` an item's vector has a column that says how
     popular it was just before the hour (train those with batches `by_hour`: a batch has one hour, that of its earliest row).
     `popularity_age_days` is how old those columns may be when they are asked: 0 where they are refreshed by the hour, the length of the
     test where a table is made once and then tested.
@@ -74,7 +75,7 @@ class RetrievalTask(L.LightningModule):
         loss: Callable[..., Tensor] = sampled_softmax,
         ask: Callable[..., Asked] = every_row,
         graph: Callable[..., nn.Module] | None = None,
-        averaging: Callable[[], L.Callback] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
         ks: tuple[int, ...] = (10, 20, 100),
     ):
         super().__init__()
@@ -82,7 +83,7 @@ class RetrievalTask(L.LightningModule):
         self.width, self.temperature, self.ks = width, temperature, tuple(ks)
         self.table_lr, self.table_start, self.age_days = table_lr, table_start, popularity_age_days
         self.loss, self.normaliser, self.beside, self.dense_optimizer = loss, data.bias.normaliser, data.bias.beside, dense_optimizer
-        self.ask, self.averaging = ask, averaging
+        self.ask, self.scheduler = ask, scheduler
         self.history_length = data.history_length
         self.seed = data.seed
         self.item_id = nn.Embedding(len(catalogue.item_ids), width, sparse=True)
@@ -121,8 +122,7 @@ class RetrievalTask(L.LightningModule):
         """Negatives that know how many batches are joined, and are told of epochs and batches if they wish to be."""
         if self.trainer.world_size > 1:
             self.negatives = self.make_negatives(batch_size=self.trainer.datamodule.batch_size * self.trainer.world_size)
-        averaging = [self.averaging()] if self.averaging else []
-        return [self.negatives, *averaging] if isinstance(self.negatives, L.Callback) else averaging
+        return [self.negatives] if isinstance(self.negatives, L.Callback) else []
 
     def on_fit_start(self) -> None:
         """The clocks of the training part, where the model now is, and what the bias leaves of it."""
@@ -287,11 +287,13 @@ class RetrievalTask(L.LightningModule):
         steps = max(self.trainer.num_training_batches, 1)
         self.log_dict({"train/loss": self.epoch_loss / steps, "train/pairs_per_second": self.pairs_per_second()})
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest."""
+    def configure_optimizers(self) -> dict[str, object]:
+        """Row-wise Adagrad for the tables that are looked up sparsely, `dense_optimizer` for the rest; the learning rates of both by
+        `scheduler`, epoch by epoch, where there is one."""
         looked_up = [] if self.graph else [self.item_id.weight]  # a graph moves every row at each step
         tables = [*looked_up, *self.user_tower.tables()]
         dense = [p for p in self.parameters() if p.requires_grad and not any(p is table for table in tables)]
         optimizers = [RowWiseAdagrad(tables, lr=self.table_lr, start=self.table_start)] if tables else []
         optimizers += [self.dense_optimizer(dense)] if dense else []
-        return TablesAndDense(optimizers) if len(optimizers) > 1 else optimizers[0]
+        optimizer = TablesAndDense(optimizers) if len(optimizers) > 1 else optimizers[0]
+        return {"optimizer": optimizer} | ({"lr_scheduler": self.scheduler(optimizer)} if self.scheduler else {})
