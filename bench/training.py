@@ -4,6 +4,7 @@
 
 The bare loop is plain PyTorch: embeddings gathered by hand, the logits of all distinct items stored, cross-entropy, autograd, row-wise
 Adagrad on the rows touched. Rounds alternate between the two, and medians are printed; the ratio is what counts on a noisy machine.
+SASRec and HSTU beside a peer's: `python -m bench.sequence_training`.
 """
 
 import json
@@ -16,12 +17,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py, for both loops
 
 import numpy as np
-import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize
 from hydra.utils import instantiate
 
+from bench.stopwatch import Stopwatch
 from data.frequency import log_in_batch
 from towers.memory import keep_memory
 from towers.record import commit
@@ -30,28 +31,12 @@ BATCHES = (512, 1024, 8192)
 ROUNDS, SECONDS = 5, 4.0
 
 
-class Stopwatch(L.Callback):
-    """Ends the fit after `seconds` past the warm-up steps, and counts pairs between."""
-
-    def __init__(self, seconds: float, warm_up: int, batch_size: int):
-        self.seconds, self.warm_up, self.batch_size, self.steps = seconds, warm_up, batch_size, 0
-
-    def on_train_batch_end(self, trainer, *_):
-        """Count a step."""
-        self.steps += 1
-        if self.steps == self.warm_up:
-            self.start = time.perf_counter()
-        elif self.steps > self.warm_up and (elapsed := time.perf_counter() - self.start) > self.seconds:
-            self.pairs_per_second = (self.steps - self.warm_up) * self.batch_size / elapsed
-            trainer.should_stop = True
-
-
 def ours(cfg, log, batch_size: int) -> float:
     """Pairs per second of RetrievalTask under Lightning."""
     cfg.task.batch_size = batch_size
     data = instantiate(cfg.task.datamodule)(log)
     task = instantiate(cfg.task.module)(data=data)
-    watch = Stopwatch(SECONDS, 20, batch_size)
+    watch = Stopwatch(SECONDS, 20, lambda batch: batch_size)
     trainer = instantiate(
         cfg.trainer.trainer,
         logger=False,
@@ -62,7 +47,7 @@ def ours(cfg, log, batch_size: int) -> float:
         enable_progress_bar=False,
     )
     trainer.fit(task, data)
-    return watch.pairs_per_second
+    return watch.per_second
 
 
 def bare(log, batch_size: int, *, temperature: float = 0.1, lr: float = 0.3) -> float:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from towers.dropout import Dropout
+
 AGE_BUCKETS = 32
 
 
@@ -40,13 +42,14 @@ class AttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.drop = Dropout(dropout)
         self.feed = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),
             nn.GELU(),
-            nn.Dropout(float(dropout)),
+            Dropout(dropout),
             nn.Linear(4 * width, width),
-            nn.Dropout(float(dropout)),
+            Dropout(dropout),
         )
 
     def forward(self, x_BLD: Tensor, see_B1LL: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ class AttentionBlock(nn.Module):
         B, L, D = x_BLD.shape
         qkv = self.qkv(self.norm(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], see_B1LL, self.dropout if self.training else 0.0)
-        x_BLD = x_BLD + F.dropout(self.out(mixed.transpose(1, 2).reshape(B, L, D)), self.dropout, self.training)
+        x_BLD = x_BLD + self.drop(self.out(mixed.transpose(1, 2).reshape(B, L, D)))
         return x_BLD + self.feed(x_BLD)
 
 
@@ -130,11 +133,11 @@ class HSTUBlock(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, max_length: int):
         super().__init__()
         self.heads = heads
-        self.dropout = float(dropout)
         self.norm = nn.LayerNorm(width)
         self.uvqk = nn.Linear(width, 4 * width)
         self.mixed_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
+        self.drop = Dropout(dropout)
         self.place = nn.Embedding(max_length, heads)
         self.time = nn.Embedding(AGE_BUCKETS, heads)
         for table in (self.place, self.time):
@@ -147,7 +150,7 @@ class HSTUBlock(nn.Module):
         bias_BHLL = (self.place(back_BLL) + self.time(age_bucket_BLL)).permute(0, 3, 1, 2)
         weight_BHLL = F.silu(q @ k.transpose(2, 3) + bias_BHLL) * share_BLL[:, None]
         mixed_BLD = self.mixed_norm((weight_BHLL @ v).transpose(1, 2).reshape(B, L, D)) * u.transpose(1, 2).reshape(B, L, D)
-        return x_BLD + self.out(F.dropout(mixed_BLD, self.dropout, self.training))
+        return x_BLD + self.out(self.drop(mixed_BLD))
 
 
 class HSTU(nn.Module):

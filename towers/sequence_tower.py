@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.datamodule import RetrievalBatch
 from data.features import EVENT_CODES, PAD
 from data.sequences import NOBODY, SequenceBatch
+from towers.dropout import Dropout
 from towers.encoders import AGE_BUCKETS, age_bucket
 from towers.two_tower import Powers, beside, taste_of
 
@@ -45,7 +46,7 @@ class SequenceTower(nn.Module):
             nn.init.zeros_(table.weight)  # what a log does not tell stays nothing
         self.nobody = nn.Parameter(torch.zeros(width))
         self.encoder = encoder(width)
-        self.drop = nn.Dropout(float(dropout))
+        self.drop = Dropout(dropout)
         self.taste = width - priors
         self.prior = Powers(width, priors)
         self.norm = norm
