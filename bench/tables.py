@@ -68,7 +68,7 @@ TABLES = (
     Table(
         "Gowalla, train and test lists as given; a tenth of train held out to choose by, then all of it learned from",
         IN_20,
-        ("gowalla_two_tower",),
+        ("gowalla_graph", "gowalla_two_tower"),
         (
             Published("SimpleX", (0.1872, 0.1557), BARS),
             Published("UltraGCN", (0.1862, 0.1580), BARS),

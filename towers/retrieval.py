@@ -53,8 +53,8 @@ class RetrievalTask(L.LightningModule):
     Adagrad at `table_lr` for the embedding tables, `scheduler(optimizer)` for the learning rates of both. `graph(log)` spreads the items'
     own embeddings over who liked what; `dense_optimizer` moves them then. For each of `popularity_half_lives_days` an item's vector has a
     column that says how popular it was just before the hour (train those with batches `by_hour`: a batch has one hour, that of its earliest
-    row). `popularity_age_days` is how old those columns may be when they are asked: 0 where they are refreshed by the hour, the length of the
-    test where a table is made once and then tested.
+    row). `popularity_age_days` is how old those columns may be when they are asked: 0 where they are refreshed by the hour, the length of
+    the test where a table is made once and then tested.
     """
 
     def __init__(
