@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from data.features import DAY_MS
+from data.held_out import any_events
 from data.schema import Tables
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -204,11 +205,19 @@ def check_last_out(split: Split) -> None:
         )
 
 
-def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0, seen_policy: SeenPolicy = seen_targets_miss) -> Split:
+def as_given(
+    tables: Tables,
+    *,
+    validation_fraction: float = 0.1,
+    held_out: Callable[[pl.DataFrame, np.random.Generator], np.ndarray] = any_events,
+    seed: int = 0,
+    seen_policy: SeenPolicy = seen_targets_miss,
+) -> Split:
     """The parts that `events.split` names. Times may mean nothing here, so a held-out event's history is all its user's train.
 
-    Where no validation part is given, round(`validation_fraction` · n) of each user's n train events are held out, drawn
-    with `seed`; 0 holds out none, to refit on all of train once the settings are chosen. A given validation part stays as it is.
+    Where no validation part is given, round(`validation_fraction` · n) of each user's n train events are held out, which `held_out`
+    (`data.held_out`) says by `seed`; 0 holds out none, to learn from all of train once the settings are chosen. A given validation part
+    stays as it is.
 
     Raises:
         SplitError: an event without a part, no train or no test event, or a fraction outside [0, 0.5).
@@ -230,10 +239,11 @@ def as_given(tables: Tables, *, validation_fraction: float = 0.1, seed: int = 0,
     part = pl.col("split").replace_strict({name: number for number, name in NAME.items()}, return_dtype=pl.Int8)
     if not (named == "validation").any():
         is_train = pl.col("split") == "train"
-        events = events.with_columns(draw=pl.Series(np.random.default_rng(seed).random(len(events))))
-        place = pl.when(is_train).then(pl.col("draw")).rank("ordinal").over("user_id")
-        held_out = (is_train.sum().over("user_id") * validation_fraction).round(mode="half_away_from_zero")
-        part = pl.when((place <= held_out).fill_null(False)).then(pl.lit(VALIDATION, pl.Int8)).otherwise(part)
+        train = events.with_row_index("row").filter(is_train)
+        train = train.with_columns(leaves=pl.Series(held_out(train, np.random.default_rng(seed))))
+        many = (pl.len() * validation_fraction).round(mode="half_away_from_zero")
+        leaving = train.filter((pl.col("leaves").rank("ordinal") <= many).over("user_id"))["row"]
+        part = pl.when(pl.int_range(pl.len()).is_in(leaving.implode())).then(pl.lit(VALIDATION, pl.Int8)).otherwise(part)
     split = _split(tables, events.select(*tables.events.columns, part=part), seen_policy, cut_ms=None, ordered=False)
     check_given(split)
     return split
