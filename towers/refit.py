@@ -45,7 +45,10 @@ def chosen(folder: Path) -> Chosen:
     """
     best = folder / "checkpoints" / "best.ckpt"
     if not best.is_file():
-        raise ValueError(f"{folder}: the split has no validation part to choose the number of epochs by; leave refit=false")
+        raise ValueError(
+            f"{folder}: the split has no validation part to choose the number of epochs by (leave refit=false), or no epoch was validated"
+            " (trainer.trainer.check_val_every_n_epoch is more than max_epochs)"
+        )
     page = read_page(folder)
     return Chosen(torch.load(best, weights_only=False, map_location="cpu")["epoch"] + 1, page["value"], page["run_id"])
 
