@@ -48,4 +48,4 @@ def test_what_nothing_was_held_out_of_cannot_be_refitted(tmp_path, run):
         "split.validation_quantile=null",
     ]
     done = run(tmp_path, *command, "refit=true", check=False)
-    assert done.returncode and "no validation part to choose the number of epochs by; leave refit=false" in done.stderr
+    assert done.returncode and "no validation part to choose the number of epochs by (leave refit=false)" in done.stderr
