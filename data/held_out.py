@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
 
-BLOCK = 512
-"""Users at a time: their scores of the whole catalogue are held."""
+BLOCK, CELLS = 512, 1 << 25
+"""Users at a time, or as many as make so many cells with the whole catalogue, whose scores are held."""
 
 
 def any_events(events: pl.DataFrame, rng: np.random.Generator) -> np.ndarray:
@@ -33,10 +33,11 @@ def kindred_events(events: pl.DataFrame, rng: np.random.Generator) -> np.ndarray
     by_user_E = np.lexsort((rng.random(len(events)), user_E))
     anchor_U = item_E[by_user_E[np.searchsorted(user_E[by_user_E], np.arange(had_UI.shape[0]))]]
     place_E = np.empty(len(events))
-    bound = np.searchsorted(user_E[by_user_E], np.arange(0, had_UI.shape[0] + BLOCK, BLOCK))
-    for start, first, last in zip(range(0, had_UI.shape[0], BLOCK), bound[:-1], bound[1:], strict=True):
+    block = max(1, min(BLOCK, CELLS // had_UI.shape[1]))
+    bound = np.searchsorted(user_E[by_user_E], np.arange(0, had_UI.shape[0] + block, block))
+    for start, first, last in zip(range(0, had_UI.shape[0], block), bound[:-1], bound[1:], strict=True):
         block_e = by_user_E[first:last]
-        both_uI = (users_IU[anchor_U[start : start + BLOCK]] @ had_UI).toarray()
+        both_uI = (users_IU[anchor_U[start : start + block]] @ had_UI).toarray()
         item_e, anchor_e = item_E[block_e], anchor_U[user_E[block_e]]
         others_e = both_uI[user_E[block_e] - start, item_e] - 1  # but for the user, who had both
         place_E[block_e] = -others_e / np.sqrt(count_I[item_e] * count_I[anchor_e]) - (item_e == anchor_e)
