@@ -14,6 +14,7 @@ from towers.losses import (
     in_batch_softmax,
     mask_accidental_hits,
     pseudo_label,
+    refined_softmax,
     sampled_softmax,
     weighted_bce,
     weighted_squared_error,
@@ -58,6 +59,37 @@ def test_blocks_give_the_loss_and_gradients_of_the_written_formula(seed, rows, c
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30), st.integers(1, 64), st.booleans())
+def test_what_else_its_query_is_asked_for_is_no_negative(seed, rows, candidates, block, refined):
+    """log(1 + Σ e^(s_d − s)) over the candidates d that no row of the same query has; the correction of its own is the row's alone."""
+    query, candidate, target, log_q, weight = problem(seed, rows, candidates)
+    row = torch.randint(max(rows // 3, 1), (rows,), generator=torch.Generator().manual_seed(seed))
+    logit = query @ candidate.T / 0.3
+    liked = torch.zeros_like(logit, dtype=torch.bool).index_put((row, target), torch.tensor(True))
+    rest = (logit - log_q).masked_fill(liked, float("-inf")).logsumexp(1)[row]
+    own = logit[row, target] - (0.0 if refined else log_q[target])
+    plain = (weight * F.softplus(rest - own)).sum() / weight.sum()
+    expected = torch.autograd.grad(plain, (query, candidate))
+    loss = (refined_softmax if refined else sampled_softmax)(
+        query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=0.3, row_B=row, mask_positives=True,
+        cells=block * candidates,
+    )  # fmt: skip
+    got = torch.autograd.grad(loss, (query, candidate))
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6, abs=1e-12)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other.nan_to_num(), rtol=1e-6, atol=1e-9)
+
+
+def test_draws_are_nobodys_and_so_cannot_be_masked():
+    query, candidate, target, log_q, weight = problem(0, 3, 4)
+    with pytest.raises(ValueError, match="mask_positives"):
+        sampled_softmax(
+            query, candidate, target_B=target, log_q_M=log_q, weight_B=weight, temperature=1.0, negative_N=torch.tensor([0]),
+            mask_positives=True,
+        )  # fmt: skip
 
 
 def test_distinct_candidates_say_what_in_batch_says():

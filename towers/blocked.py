@@ -15,13 +15,13 @@ CELLS = 1 << 22
 
 def blocked_softmax(
     query_QD: Tensor, candidate_MD: Tensor, *, row_P: Tensor | None, target_P: Tensor, share_P: Tensor, bias_M: Tensor,
-    lift_P: Tensor, temperature: float, cells: int = CELLS,
+    lift_P: Tensor, temperature: float, cells: int = CELLS, mask_positives: bool = False,
 ) -> Tensor:  # fmt: skip
     """Σ over pairs of share·CE(q·c/τ + bias), where query `row_P` is asked for candidate `target_P`; None: each pair has its own query.
 
     Pairs of one query share its row of logits, since their losses sum to n·log Σ exp − Σ own: the cost is a row for each query, as it is a
     column for each candidate. `lift_P` is added to the logit of each pair's own candidate, in the whole row. Held at a time are `cells`
-    logits or M × D, whichever is more: memory O((Q + M)·D).
+    logits or M × D, whichever is more: memory O((Q + M)·D). `mask_positives`: what else its query is asked for is no negative of a pair.
     """
     pairs = [target_P, share_P, lift_P]
     if row_P is not None:
@@ -29,7 +29,9 @@ def blocked_softmax(
         pairs = [column.index_select(0, order_P) for column in pairs]
     dtype = torch.promote_types(query_QD.dtype, candidate_MD.dtype)
     with torch.autocast(query_QD.device.type, enabled=False):
-        loss, _, _ = _Softmax.apply(query_QD.to(dtype), candidate_MD.to(dtype), bias_M.to(dtype), temperature, cells, row_P, *pairs)
+        loss, _, _ = _Softmax.apply(
+            query_QD.to(dtype), candidate_MD.to(dtype), bias_M.to(dtype), temperature, cells, mask_positives, row_P, *pairs
+        )
     return loss
 
 
@@ -37,7 +39,7 @@ class _Softmax(torch.autograd.Function):
     """Forward computes both gradients: softmax minus one-hot is at hand there, and keeping it for later is what costs memory."""
 
     @staticmethod
-    def forward(ctx, query_QD, candidate_MD, bias_M, temperature, cells, row_P, target_P, share_P, lift_P):
+    def forward(ctx, query_QD, candidate_MD, bias_M, temperature, cells, mask_positives, row_P, target_P, share_P, lift_P):
         M, D = candidate_MD.shape
         grad_query_QD, grad_candidate_MD = torch.empty_like(query_QD), torch.zeros_like(candidate_MD)
         wide = torch.promote_types(query_QD.dtype, torch.float32)  # sums are taken in float32 at least
@@ -60,11 +62,18 @@ class _Softmax(torch.autograd.Function):
             flat.index_copy_(0, place_p, own_p.to(flat.dtype))
             peak_q1 = logit_qM.amax(1, keepdim=True)
             exp_qM = logit_qM.sub_(peak_q1).exp_()
-            sum_q1 = exp_qM.sum(1, keepdim=True, dtype=wide)
-            loss += (share_p * ((sum_q1.log() + peak_q1)[:, 0].index_select(0, row_p) - own_p)).sum()
-            total_q1 = share_p.new_zeros(len(query_qD)).index_add_(0, row_p, share_p)[:, None]
-            gradient_qM = exp_qM.mul_((total_q1 / sum_q1).to(exp_qM.dtype))
-            flat.index_add_(0, place_p, -share_p.to(flat.dtype))
+            peak_p = peak_q1[:, 0].index_select(0, row_p)
+            if mask_positives:
+                flat.index_fill_(0, place_p, 0.0)
+                exp_p = (own_p - peak_p).exp()
+            sum_p = exp_qM.sum(1, dtype=wide).index_select(0, row_p)
+            if mask_positives:
+                rest_p, sum_p = sum_p, (sum_p + exp_p).clamp_min(torch.finfo(wide).tiny)
+            loss += (share_p * (sum_p.log() + peak_p - own_p)).sum()
+            slope_q1 = share_p.new_zeros(len(query_qD)).index_add_(0, row_p, share_p / sum_p)[:, None]
+            gradient_qM = exp_qM.mul_(slope_q1.to(exp_qM.dtype))
+            pull_p = share_p * rest_p / sum_p if mask_positives else share_p
+            flat.index_add_(0, place_p, -pull_p.to(flat.dtype))
             torch.mm(gradient_qM, candidate_MD, out=grad_query_QD[start : start + block])
             grad_candidate_MD.addmm_(gradient_qM.T, query_qD, alpha=1 / temperature)
         ctx.save_for_backward(grad_query_QD.div_(temperature), grad_candidate_MD)
@@ -74,7 +83,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, *_):
         grad_query_QD, grad_candidate_MD = ctx.saved_tensors
-        return grad * grad_query_QD, grad * grad_candidate_MD, *[None] * 7
+        return grad * grad_query_QD, grad * grad_candidate_MD, *[None] * 8
 
 
 def of_rows(vector_QD: Tensor, row_B: Tensor | None) -> Tensor:

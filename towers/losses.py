@@ -44,6 +44,7 @@ def sampled_softmax(
     weight_sum: Tensor | None = None,
     row_B: Tensor | None = None,
     negative_N: Tensor | None = None,
+    mask_positives: bool = False,
     cells: int = CELLS,
 ) -> Tensor:
     """Pick each row's own candidate (column `target_B`) out of M distinct ones: Σ w·CE(q·c/τ − log q) / Σ w.
@@ -55,10 +56,15 @@ def sampled_softmax(
 
     `row_B` says which query each row asks, where rows share them; None: each its own. B × M is never stored (`towers.blocked`).
     `weight_sum` replaces Σ w: of a larger batch that this one is a part of, or the number of rows, for plain inverse propensity weights.
+    `mask_positives`: where rows share a query, the candidates of the others are no negatives of a row (as SimpleX, arXiv 2109.12613, and
+    most pairwise losses have it); or else what a user liked most competes with what they liked least.
+
+    Raises:
+        ValueError: `mask_positives` beside `negative_N`, of which nobody knows whose they are.
     """
     return _softmax(
         query_QD, candidate_MD, target_B, log_q_M, log_q_M.index_select(0, target_B), shares(weight_B, weight_sum), temperature, row_B,
-        negative_N, cells,
+        negative_N, cells, mask_positives,
     )  # fmt: skip
 
 
@@ -73,6 +79,7 @@ def refined_softmax(
     weight_sum: Tensor | None = None,
     row_B: Tensor | None = None,
     negative_N: Tensor | None = None,
+    mask_positives: bool = False,
     cells: int = CELLS,
 ) -> Tensor:
     """As `sampled_softmax`, but a row's own candidate, there for certain, is uncorrected: Σ w·log(1 + Σ_d e^(s_d − log q_d − s)) / Σ w.
@@ -86,7 +93,7 @@ def refined_softmax(
     """
     return _softmax(
         query_QD, candidate_MD, target_B, log_q_M, torch.zeros_like(weight_B), shares(weight_B, weight_sum), temperature, row_B, negative_N,
-        cells,
+        cells, mask_positives,
     )  # fmt: skip
 
 
@@ -95,12 +102,19 @@ def shares(weight_B: Tensor, weight_sum: Tensor | None) -> Tensor:
     return weight_B / (weight_B.sum() if weight_sum is None else weight_sum)
 
 
-def _softmax(query_QD, candidate_MD, target_B, log_q_M, own_log_q_B, share_B, temperature, row_B, negative_N, cells) -> Tensor:
+def _softmax(
+    query_QD, candidate_MD, target_B, log_q_M, own_log_q_B, share_B, temperature, row_B, negative_N, cells, mask_positives
+) -> Tensor:
     """Σ share·CE, a row's own candidate corrected by `own_log_q_B` and the others by `log_q_M`."""
+    if mask_positives and negative_N is not None:
+        raise ValueError(
+            "mask_positives is for negatives of the batch or the whole catalogue (InBatchNegatives, WholeCatalogue), not draws"
+        )
     if negative_N is None:
         return blocked_softmax(
             query_QD, candidate_MD, row_P=row_B, target_P=target_B, share_P=share_B, bias_M=-log_q_M,
             lift_P=log_q_M.index_select(0, target_B) - own_log_q_B, temperature=temperature, cells=cells,
+            mask_positives=mask_positives,
         )  # fmt: skip
 
     def entropy(own_b: Tensor, score_bN: Tensor, other_bN: Tensor, rows: slice) -> Tensor:
