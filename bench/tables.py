@@ -212,10 +212,11 @@ def history(client: MlflowClient, run: Run, name: str) -> list:
 
 
 def kept(client: MlflowClient, run: Run) -> tuple[dict[str, float], int]:
-    """The validation figures of the epoch whose model was kept, and which that was, from 1."""
+    """The validation figures of the epoch whose model was kept, and which that was, from 1: not every epoch need be validated."""
     curve = history(client, run, run.data.params["trainer/monitor"])
-    epoch = min(range(len(curve)), key=lambda place: abs(curve[place].value - run.data.metrics[VALUE]))
-    return {name: history(client, run, f"val/{name}")[epoch].value for name in TITLES}, epoch + 1
+    place = min(range(len(curve)), key=lambda place: abs(curve[place].value - run.data.metrics[VALUE]))
+    epoch_of_step = {point.step: round(point.value) for point in history(client, run, "epoch")}
+    return {name: history(client, run, f"val/{name}")[place].value for name in TITLES}, epoch_of_step[curve[place].step] + 1
 
 
 def read(path: Path = RECORDS) -> list[Record]:

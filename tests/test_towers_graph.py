@@ -15,6 +15,7 @@ from tests.logs import small
 from tests.test_towers_retrieval import data_of, task_of, trainer
 from towers.asking import every_list
 from towers.graph import ItemGraph, SumTower
+from towers.losses import sampled_softmax
 from towers.negatives import WholeCatalogue
 from towers.saved import SavedRetrieval, save_retrieval
 from towers.two_tower import IdItemTower, UnitNorm
@@ -22,7 +23,8 @@ from towers.two_tower import IdItemTower, UnitNorm
 
 def learner(data, **change):
     parts = {
-        "graph": partial(ItemGraph, hops=1), "ask": every_list, "negatives": WholeCatalogue, "popularity_half_lives_days": (36_500,),
+        "graph": partial(ItemGraph, hops=1, user_power=0.5), "ask": every_list, "negatives": WholeCatalogue,
+        "loss": partial(sampled_softmax, mask_positives=True), "popularity_half_lives_days": (36_500,),
         "item_tower": partial(IdItemTower, norm=UnitNorm()), "user_tower": partial(SumTower, popularity=0.5, norm=UnitNorm()),
         "dense_optimizer": partial(torch.optim.AdamW, lr=3e-2),
     }  # fmt: skip
@@ -50,10 +52,14 @@ def test_a_hop_by_hand(tmp_path):
     abc = [row_of[item] for item in ("0", "1", "2")]
     row_ID = torch.zeros(3, 1)
     row_ID[abc, 0] = torch.tensor([1.0, 2.0, 4.0])
-    found = ItemGraph(log=log.before(TEST), hops=1)(row_ID)[abc, 0]
+    found = ItemGraph(log=log.before(TEST), hops=1, user_power=1)(row_ID)[abc, 0]
     eighth = 8**-0.5
     torch.testing.assert_close(found, torch.tensor([1.5 + 2 * eighth, (3.5 + eighth) / 2**0.5, 4.0]))
-    assert torch.equal(ItemGraph(log=log.before(TEST), hops=0)(row_ID)[abc, 0], row_ID[abc, 0] / torch.tensor([1.0, 2.0, 1.0]).sqrt())
+    alike = ItemGraph(log=log.before(TEST), hops=1, user_power=0)(row_ID)[abc, 0]  # P = [[1, 1/√2], [1/√2, 1]]
+    torch.testing.assert_close(alike, torch.tensor([2 + 2**0.5, (4 + 0.5**0.5) / 2**0.5, 4.0]))
+    assert torch.equal(
+        ItemGraph(log=log.before(TEST), hops=0, user_power=1)(row_ID)[abc, 0], row_ID[abc, 0] / torch.tensor([1.0, 2.0, 1.0]).sqrt()
+    )
 
 
 @pytest.mark.parametrize("hops", [0, 1, 2])
@@ -73,7 +79,7 @@ def test_it_is_lightgcn_of_items_alone(hops):
     for _ in range(2 * hops + 1):
         layer = whole @ layer
         total += layer
-    ours_ID = ItemGraph(log=log, hops=hops)(row_ID.float())
+    ours_ID = ItemGraph(log=log, hops=hops, user_power=1)(row_ID.float())
     np.testing.assert_allclose(ours_ID.numpy() * np.sqrt(count_I.clip(1))[:, None], total[users:], rtol=1e-4, atol=1e-5)
     there = edges.sum(1) > 0
     sum_UD = torch.nn.functional.normalize(torch.as_tensor(edges[there]) @ ours_ID.double(), dim=1)
@@ -81,7 +87,7 @@ def test_it_is_lightgcn_of_items_alone(hops):
 
 
 def test_the_gradient_of_a_hop_is_that_of_its_matrix():
-    graph = ItemGraph(log=small()[1].where(small()[1].part_E == TRAIN), hops=2)
+    graph = ItemGraph(log=small()[1].where(small()[1].part_E == TRAIN), hops=2, user_power=0.5)
     items = len(graph.share_I1)
     row_ID = torch.randn(items, 2, requires_grad=True)
     weight_ID = torch.randn(items, 2)
@@ -92,7 +98,7 @@ def test_the_gradient_of_a_hop_is_that_of_its_matrix():
 
 def test_no_fewer_hops_than_none():
     with pytest.raises(ValueError, match="hops is -1"):
-        ItemGraph(log=small()[1], hops=-1)
+        ItemGraph(log=small()[1], hops=-1, user_power=1)
 
 
 def test_an_epoch_has_every_user_whole_and_once():

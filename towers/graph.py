@@ -21,16 +21,17 @@ from towers.two_tower import PRIOR_SCALE, beside, taste_of
 
 class ItemGraph(nn.Module):
     """Rows of items and those of their neighbours: D_item^-½ · Σ over 0 ≤ k ≤ `hops` of Pᵏ·row, where P = NᵀN and
-    N = D_user^-½ · R · D_item^-½ of the liked events R of a training log, (U, I).
+    N = D_user^-γ/2 · R · D_item^-½ of the liked events R of a training log, (U, I), with γ = `user_power`.
 
-    A hop goes from an item to whoever liked it and on to what else they liked: two of LightGCN's layers. Of rows divided by √D_item the
-    plain sum over a history is what its user's row is there, but for its length.
+    A hop goes from an item to whoever liked it and on to what else they liked: with γ = 1, two of LightGCN's layers, and the plain sum
+    over a history is what its user's row is there, but for its length. There all that a user liked weighs as much as all that another
+    did; a lower γ lets those who liked more say more of what goes together (LinkProp, Fu et al. 2022, arXiv 2203.15789, chooses it too).
 
     Raises:
         ValueError: `hops` below 0.
     """
 
-    def __init__(self, *, log: Log, hops: int):
+    def __init__(self, *, log: Log, hops: int, user_power: float):
         super().__init__()
         if hops < 0:
             raise ValueError(f"hops is {hops}; expected 0 (each item by itself) or more")
@@ -38,7 +39,7 @@ class ItemGraph(nn.Module):
         liked_E = log.liked(TRAIN)
         user_row_E, item_row_E = log.user_row_E[liked_E], log.item_row_E[liked_E]
         count_I = log.item_count()
-        share_E = (np.bincount(user_row_E)[user_row_E] * count_I[item_row_E]) ** -0.5
+        share_E = (np.bincount(user_row_E)[user_row_E] ** user_power * count_I[item_row_E]) ** -0.5
         shape = (len(log.user_ids), len(count_I))
         graph_UI = csr_array((share_E.astype(np.float32), (user_row_E, item_row_E)), shape=shape)
         self.register_buffer("share_I1", torch.as_tensor(np.maximum(count_I, 1)[:, None] ** -0.5, dtype=torch.float32), persistent=False)
