@@ -1,4 +1,4 @@
-"""SASRec and HSTU the whole way: trained at every position by train.py, ranked upon, published, and asked through a real Triton."""
+"""SASRec, HSTU and a graph of items the whole way: trained by train.py, ranked upon, published, and asked through a real Triton."""
 
 import json
 
@@ -10,8 +10,8 @@ __all__ = ["run"]  # a fixture
 HSTU = ("task.module.user_tower.encoder._target_=towers.encoders.HSTU", "task.module.user_tower.encoder.blocks=2")
 
 
-@pytest.mark.parametrize(("task", "encoder"), [("id_sequence", ()), ("sequence", HSTU)], ids=["SASRec", "HSTU"])
-def test_a_tower_trained_at_every_position_is_served(tmp_path, run, task, encoder):
+@pytest.mark.parametrize(("task", "encoder"), [("id_sequence", ()), ("sequence", HSTU), ("graph", ())], ids=["SASRec", "HSTU", "graph"])
+def test_a_tower_of_another_family_is_served(tmp_path, run, task, encoder):
     few = ("trainer.trainer.max_epochs=2", "task.batch_size=500")
     run(tmp_path, str(ROOT / "train.py"), f"task={task}", *WORLD, *few, *encoder, "task.history_length=20")
     run(
