@@ -56,8 +56,8 @@ def sampled_softmax(
 
     `row_B` says which query each row asks, where rows share them; None: each its own. B × M is never stored (`towers.blocked`).
     `weight_sum` replaces Σ w: of a larger batch that this one is a part of, or the number of rows, for plain inverse propensity weights.
-    `mask_positives`: where rows share a query, the candidates of the others are no negatives of a row (as SimpleX, arXiv 2109.12613, and
-    most pairwise losses have it); or else what a user liked most competes with what they liked least.
+    `mask_positives`: where rows share a query, the candidates of the others are no negatives of a row; or else what a user liked competes
+    with what else they liked.
 
     Raises:
         ValueError: `mask_positives` beside `negative_N`, of which nobody knows whose they are.
